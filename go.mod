@@ -1,0 +1,3 @@
+module ctd
+
+go 1.26.0
