@@ -1,0 +1,239 @@
+package wire
+
+import "time"
+
+// Flow is one entry of the connection tracking table. A member that the kernel doesn't supply is
+// absent, never a zero that looks like a reading.
+type Flow struct {
+	ID       uint32 `json:"id,omitempty" doc:"the kernel's id of the entry, stable while it lives"`
+	Family   string `json:"family,omitempty" enum:"ipv4,ipv6"`
+	Protocol string `json:"protocol,omitempty" doc:"name in /etc/protocols, else the number"`
+	ProtoNum uint8  `json:"protonum" doc:"IANA protocol number"`
+	Zone     uint16 `json:"zone" doc:"zone of both directions"`
+	Orig     *Tuple `json:"orig,omitempty" doc:"direction of the first packet"`
+	Reply    *Tuple `json:"reply,omitempty" doc:"direction of the packets that answer"`
+
+	State    string    `json:"state,omitempty" doc:"TCP, SCTP or DCCP state as conntrack(8) prints it"`
+	Timeout  *uint32   `json:"timeout,omitempty" doc:"seconds left"`
+	Status   []string  `json:"status,omitempty" doc:"status bits by name, an unknown bit by its number"`
+	NAT      string    `json:"nat" enum:",snat,dnat,both"`
+	Mark     *uint32   `json:"mark,omitempty"`
+	Use      *uint32   `json:"use,omitempty" doc:"references that the kernel holds"`
+	Labels   []int     `json:"labels,omitempty" doc:"numbers of the labels set, 0 to 127"`
+	Helper   string    `json:"helper,omitempty"`
+	Master   *Tuple    `json:"master,omitempty" doc:"original direction of the flow this one is related to"`
+	SecCtx   string    `json:"secctx,omitempty" doc:"security context"`
+	Start    time.Time `json:"start,omitzero" doc:"needs net.netfilter.nf_conntrack_timestamp"`
+	Stop     time.Time `json:"stop,omitzero" doc:"only of flows that have ended"`
+	User     string    `json:"user,omitempty"`
+	TCP      *TCP      `json:"tcp,omitempty"`
+	SCTP     *SCTP     `json:"sctp,omitempty"`
+	DCCP     *DCCP     `json:"dccp,omitempty"`
+	SeqAdj   *SeqAdjs  `json:"seqadj,omitempty" doc:"correction of TCP sequence numbers"`
+	SynProxy *SynProxy `json:"synproxy,omitempty"`
+
+	// Unknown holds what the daemon doesn't know, by attribute number (CTA_*).
+	Unknown map[string]string `json:"unknown,omitempty" doc:"attributes that ctd doesn't know: number to hexadecimal bytes"`
+}
+
+// Tuple is one direction of a flow. Which members there are depends on the protocol: ports for
+// TCP, UDP, UDPLite, SCTP and DCCP; type, code and id for ICMP and ICMPv6; the keys for GRE.
+type Tuple struct {
+	Src     string   `json:"src,omitempty"`
+	Dst     string   `json:"dst,omitempty"`
+	SPort   *uint16  `json:"sport,omitempty"`
+	DPort   *uint16  `json:"dport,omitempty"`
+	Type    *uint8   `json:"type,omitempty" doc:"ICMP type"`
+	Code    *uint8   `json:"code,omitempty" doc:"ICMP code"`
+	ID      *uint16  `json:"id,omitempty" doc:"ICMP id"`
+	Key     *uint16  `json:"key,omitempty" doc:"GRE key that this direction's packets carry (PPTP call id), conntrack(8)'s dstkey"`
+	SrcKey  *uint16  `json:"srckey,omitempty" doc:"GRE key of the packets that answer, conntrack(8)'s srckey"`
+	Zone    uint16   `json:"zone,omitempty" doc:"zone of this direction alone"`
+	Packets *uint64  `json:"packets,omitempty" doc:"needs net.netfilter.nf_conntrack_acct"`
+	Bytes   *uint64  `json:"bytes,omitempty" doc:"needs net.netfilter.nf_conntrack_acct"`
+	Rate    *float64 `json:"rate,omitempty" doc:"bytes a second over the last sample"`
+
+	// Protocol is given where a tuple stands alone: as the flow of a get, as a master.
+	Protocol string `json:"protocol,omitempty" doc:"protocol by name or number, where the tuple stands alone"`
+}
+
+// TCP is what the kernel keeps of a TCP connection beside its state; each pair is original,
+// reply.
+type TCP struct {
+	WScale []uint8 `json:"wscale,omitempty" doc:"window scale shifts: original, reply"`
+	Flags  []uint8 `json:"flags,omitempty" doc:"IP_CT_TCP_FLAG_* bits: original, reply"`
+}
+
+// SCTP is what the kernel keeps of an SCTP association beside its state.
+type SCTP struct {
+	VTag []uint32 `json:"vtag,omitempty" doc:"verification tags: original, reply"`
+}
+
+// DCCP is what the kernel keeps of a DCCP connection beside its state.
+type DCCP struct {
+	Role         string `json:"role,omitempty" enum:"client,server"`
+	HandshakeSeq uint64 `json:"handshake_seq,omitempty"`
+}
+
+// SeqAdjs is the correction of sequence numbers in both directions.
+type SeqAdjs struct {
+	Orig  SeqAdj `json:"orig"`
+	Reply SeqAdj `json:"reply"`
+}
+
+// SeqAdj is the correction of sequence numbers in one direction.
+type SeqAdj struct {
+	Position uint32 `json:"position" doc:"sequence number of the last change of length"`
+	Before   int32  `json:"before" doc:"added to sequence numbers before it"`
+	After    int32  `json:"after" doc:"added to those after it"`
+}
+
+// SynProxy is what a SYNPROXY target keeps of a connection.
+type SynProxy struct {
+	ISN   uint32 `json:"isn"`
+	ITS   uint32 `json:"its"`
+	TSOff uint32 `json:"tsoff"`
+}
+
+// ListParams are the parameters of conntrack.list.
+type ListParams struct {
+	Filter Filter   `json:"filter,omitempty" doc:"which flows; all where absent"`
+	Sort   string   `json:"sort,omitempty" doc:"a field to sort by, with - before it for descending: bytes, packets, timeout, age, rate, src, dst, sport, dport, mark, zone, proto, state or id"`
+	Limit  int      `json:"limit,omitempty" doc:"at most so many flows; 0 is no limit"`
+	Offset int      `json:"offset,omitempty" doc:"leave out so many first"`
+	Fields []string `json:"fields,omitempty" doc:"only these members of each flow, e.g. id, orig, reply.bytes"`
+	Rates  bool     `json:"rates,omitempty" doc:"sample twice, one second apart, and add each direction's rate"`
+	Zero   bool     `json:"zero,omitempty" doc:"reset the counters of the flows that are listed; takes the counts away from every other reader, needs operator"`
+	Table  string   `json:"table,omitempty" doc:"which table" enum:"conntrack,dying,unconfirmed"`
+}
+
+// ListResult is the result of conntrack.list.
+type ListResult struct {
+	Flows   []Flow    `json:"flows"`
+	Matched int       `json:"matched" doc:"flows that the filter matched, before offset and limit"`
+	Scanned int       `json:"scanned" doc:"entries that the kernel sent for it; a pushed-down filter leaves out what can't match"`
+	Time    time.Time `json:"time" doc:"when the dump ended"`
+}
+
+// Selector names one flow, by id, by a tuple of either direction, or both. Where both are given,
+// the id must be the one of the flow that has the tuple.
+type Selector struct {
+	ID       uint32 `json:"id,omitempty"`
+	Family   string `json:"family,omitempty"`
+	Protocol string `json:"protocol,omitempty" doc:"name or number; needed with a tuple"`
+	ProtoNum *uint8 `json:"protonum,omitempty"`
+	Zone     uint16 `json:"zone,omitempty"`
+	Orig     *Tuple `json:"orig,omitempty"`
+	Reply    *Tuple `json:"reply,omitempty"`
+}
+
+// GetParams are the parameters of conntrack.get.
+type GetParams struct {
+	Flow any `json:"flow" doc:"an id, or an object with id, protocol, orig or reply, zone; a flow as conntrack.list gives it will do"`
+}
+
+// CountParams are the parameters of conntrack.count.
+type CountParams struct {
+	Filter Filter `json:"filter,omitempty" doc:"which flows; all where absent"`
+	By     string `json:"by,omitempty" doc:"count by this field" enum:",src,dst,dport,proto,state,mark,zone,user"`
+}
+
+// CountResult is the result of conntrack.count.
+type CountResult struct {
+	Count  int          `json:"count"`
+	Groups []CountGroup `json:"groups,omitempty" doc:"largest first; only with by"`
+}
+
+// CountGroup is one group of a count.
+type CountGroup struct {
+	Key   string `json:"key" doc:"the value of the field that the group shares"`
+	Count int    `json:"count"`
+}
+
+// KillParams are the parameters of conntrack.kill.
+type KillParams struct {
+	Filter Filter `json:"filter,omitempty" doc:"which flows; an empty filter needs all"`
+	Flows  []any  `json:"flows,omitempty" doc:"flows by id or as objects, instead of a filter"`
+	DryRun bool   `json:"dry_run,omitempty" doc:"only say what would be killed"`
+	Max    *int   `json:"max,omitempty" doc:"kill nothing where more than so many match; 1000 where absent"`
+	All    bool   `json:"all,omitempty" doc:"with an empty filter: yes, every flow"`
+	Reason string `json:"reason,omitempty" doc:"for the log"`
+}
+
+// KillResult is the result of conntrack.kill.
+type KillResult struct {
+	Killed    int       `json:"killed"`
+	Matched   int       `json:"matched"`
+	Changed   bool      `json:"changed" doc:"whether anything was killed"`
+	Flows     []Flow    `json:"flows" doc:"what was killed, or would be; at most 1000 of them"`
+	Truncated bool      `json:"truncated" doc:"whether flows leaves out some"`
+	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused"`
+}
+
+// Failure is one flow that could not be changed.
+type Failure struct {
+	Flow    Flow   `json:"flow"`
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+// Set is what conntrack.modify changes; what is absent stays.
+type Set struct {
+	Timeout      *uint32 `json:"timeout,omitempty" doc:"seconds"`
+	FixedTimeout bool    `json:"fixed_timeout,omitempty" doc:"packets no longer refresh the timeout; can't be taken back"`
+	Mark         any     `json:"mark,omitempty" doc:"a number, or value/mask as text: only the bits of the mask change"`
+	Status       any     `json:"status,omitempty" doc:"status bits to set, by name; the kernel lets seen_reply, assured and fixed_timeout be set, none be cleared"`
+	Labels       any     `json:"labels,omitempty" doc:"label numbers: a list replaces all; +3 and -3 as texts set and clear one"`
+	Helper       *string `json:"helper,omitempty" doc:"helper by name; empty takes it away"`
+	State        string  `json:"state,omitempty" doc:"TCP state by name"`
+	NAT          *NAT    `json:"nat,omitempty" doc:"other addresses: the flow is made anew with them"`
+}
+
+// NAT is where a flow's addresses are translated to, each as address, address:port or :port.
+type NAT struct {
+	Src string `json:"src,omitempty" doc:"source, e.g. 192.0.2.1:4000"`
+	Dst string `json:"dst,omitempty" doc:"destination, e.g. 10.0.0.7:80"`
+}
+
+// ModifyParams are the parameters of conntrack.modify.
+type ModifyParams struct {
+	Filter Filter `json:"filter,omitempty" doc:"which flows; an empty filter needs all"`
+	Flows  []any  `json:"flows,omitempty" doc:"flows by id or as objects, instead of a filter"`
+	Set    Set    `json:"set" doc:"what to change"`
+	DryRun bool   `json:"dry_run,omitempty" doc:"only say what would be changed"`
+	Max    *int   `json:"max,omitempty" doc:"change nothing where more than so many match; 1000 where absent"`
+	All    bool   `json:"all,omitempty" doc:"with an empty filter: yes, every flow"`
+	Reason string `json:"reason,omitempty" doc:"for the log"`
+}
+
+// ModifyResult is the result of conntrack.modify.
+type ModifyResult struct {
+	Modified  int       `json:"modified"`
+	Matched   int       `json:"matched"`
+	Changed   bool      `json:"changed" doc:"whether anything was modified"`
+	Flows     []Flow    `json:"flows" doc:"the flows as they are now; at most 1000 of them"`
+	Truncated bool      `json:"truncated" doc:"whether flows leaves out some"`
+	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused"`
+}
+
+// CreateParams are the parameters of conntrack.create: a flow. The reply direction may be left
+// out where no address is translated; where it differs from the inverse of the original, the
+// difference becomes the translation.
+type CreateParams struct {
+	Flow   Flow `json:"flow" doc:"the flow; family, protocol, orig and timeout are needed"`
+	DryRun bool `json:"dry_run,omitempty" doc:"only check the flow"`
+}
+
+// FlushParams are the parameters of conntrack.flush.
+type FlushParams struct {
+	Family string  `json:"family,omitempty" enum:",ipv4,ipv6"`
+	Zone   *uint16 `json:"zone,omitempty"`
+	All    bool    `json:"all" doc:"must be true"`
+	DryRun bool    `json:"dry_run,omitempty" doc:"only count what would go"`
+}
+
+// FlushResult is the result of conntrack.flush and expect.flush.
+type FlushResult struct {
+	Killed int `json:"killed" doc:"entries there were, as far as could be counted"`
+}
