@@ -150,6 +150,19 @@ func (f Filter) String() string {
 	return f.c.text
 }
 
+// MarshalText returns the text form, so that a Filter inside of JSON is a text.
+func (f Filter) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+// UnmarshalText reads the text form; on an error f stays as it is.
+func (f *Filter) UnmarshalText(text []byte) error {
+	parsed, err := ParseFilter(string(text))
+	if err != nil {
+		return err
+	}
+	*f = parsed
+	return nil
+}
+
 // Value returns the object form: a map[string]any of field to the text of its values, or for
 // several clauses a []any of such maps. FilterFromValue reads the same filter from it.
 func (f Filter) Value() any {

@@ -200,9 +200,9 @@ func TestFilterErrors(t *testing.T) {
 		{"only not", "dport=!", "dport", "empty value", ""},
 		{"empty quotes", `user=""`, "user", "empty value", ""},
 		{"empty text in an object", map[string]any{"src": ""}, "src", "empty value", ""},
-		{"null in an object", map[string]any{"src": nil}, "src", "not a value but a null", "leave the field out"},
+		{"null in an object", map[string]any{"src": nil}, "src", "not a value but null", "leave the field out"},
 		{"empty list in an object", map[string]any{"src": []any{}}, "src", "no value", "leave the field out"},
-		{"object in an object", map[string]any{"src": map[string]any{}}, "src", "not a value but a object", ""},
+		{"object in an object", map[string]any{"src": map[string]any{}}, "src", "not a value but an object", ""},
 		{"list in a list in an object", map[string]any{"src": []any{[]any{"10.0.0.1"}}}, "src", "not a value but a list", ""},
 		{"not a number", map[string]any{"id": math.NaN()}, "id", "not a value", ""},
 		{"fraction", map[string]any{"dport": 80.5}, "dport", "not a number", "0 to 65535"},
@@ -349,6 +349,31 @@ func TestFilterLimits(t *testing.T) {
 			t.Error("beyond the limit: no error")
 		}
 	})
+}
+
+func TestFilterText(t *testing.T) {
+	type config struct{ Filter Filter }
+	f, err := ParseFilter(`user="Jane Doe" or dport=22`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(config{f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(`{"Filter":"user=\"Jane Doe\" or dport=22"}`, string(data)); diff != "" {
+		t.Errorf("JSON (-want +got):\n%s", diff)
+	}
+	var got config
+	if err := json.Unmarshal(data, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(config{f}, got); diff != "" {
+		t.Errorf("read back (-want +got):\n%s", diff)
+	}
+	if err := json.Unmarshal([]byte(`{"Filter": "dprot=22"}`), &got); err == nil || !got.Filter.Equal(f) {
+		t.Errorf("a bad filter: %v, %q", err, got.Filter)
+	}
 }
 
 func TestFilterFields(t *testing.T) {
