@@ -99,6 +99,20 @@ func TestFilterPushdown(t *testing.T) {
 				orig: Tuple{Src: v4(10, 0, 0, 1), Proto: TCP}, origFlags: filterFlagSrc | filterFlagProto,
 			},
 		},
+		{"mark=1 or mark=2", pushdown{mark: 0, markMask: 0xfffffffc}},
+		{"status=assured or status=dying", pushdown{}},
+		{"nat=snat or nat=both", pushdown{status: StatusSNAT, statusMask: StatusSNAT}},
+		{
+			"src=10.0.0.1 dst=10.0.0.2 or src=10.0.0.3 dst=10.0.0.2",
+			pushdown{family: FamilyIPv4, orig: Tuple{Dst: v4(10, 0, 0, 2)}, origFlags: filterFlagDst},
+		},
+		{ // another protocol: the port alone can't be asked for
+			"family=ipv6 proto=tcp dport=53 or family=ipv6 proto=udp dport=53", pushdown{family: FamilyIPv6},
+		},
+		{
+			"family=ipv4 proto=icmp icmp_type=8 icmp_code=0 or family=ipv4 proto=icmp icmp_type=0 icmp_code=0",
+			pushdown{family: FamilyIPv4, orig: Tuple{Proto: ICMP}, origFlags: filterFlagProto | filterFlagICMPCode},
+		},
 		{"src=10.0.0.1 or src=2001:db8::1", pushdown{}},
 		{"zone=1 src=10.0.0.1 or zone=1", pushdown{zone: zone(1)}},
 		{"zone=1 or zone=2", pushdown{}},
