@@ -3,7 +3,9 @@ module ctd
 go 1.26.0
 
 require (
+	github.com/alecthomas/kong v1.12.1
 	github.com/gorilla/rpc v1.2.1
+	github.com/kolo/xmlrpc v0.0.0-20220921171641-a4b6fa1dd06b
 	golang.org/x/net v0.62.0
 	golang.org/x/sys v0.49.0
 )
