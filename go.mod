@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/alecthomas/kong v1.12.1
+	github.com/google/go-cmp v0.7.0
 	github.com/gorilla/rpc v1.2.1
 	github.com/kolo/xmlrpc v0.0.0-20220921171641-a4b6fa1dd06b
 	golang.org/x/net v0.62.0

@@ -74,14 +74,10 @@ func (s *scanner) scan(b []byte) error {
 			s.inText(c)
 			continue
 		}
-		structural := len(s.stack) <= 1 && (c == ',' || c == ':' || c == '{' || c == '}' || isSpace(c))
-		before := len(s.stack)
-		if err := s.step(c); err != nil {
-			return err
-		}
 		// The response object's own punctuation and the spaces around its values are no part of
 		// a value; a bracket that opens or ends a member's value is.
-		if structural && !(c == '{' && before == 1) {
+		depth := len(s.stack)
+		if depth <= 1 && (c == ',' || c == ':' || c == '}' || c == '{' && depth == 0 || isSpace(c)) {
 			if err := s.emit(b[start:i]); err != nil {
 				return err
 			}
@@ -89,6 +85,9 @@ func (s *scanner) scan(b []byte) error {
 			if c == ',' || c == '}' {
 				s.member = ""
 			}
+		}
+		if err := s.step(c); err != nil {
+			return err
 		}
 	}
 	return s.emit(b[start:])
