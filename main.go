@@ -1,0 +1,32 @@
+// Command ctd is a remote control for the Linux connection tracking table: `ctd serve` is the
+// daemon, every other verb is a client of it.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"ctd/clients/cli"
+	"ctd/server"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	// A second signal ends the program at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	serve := cli.Command{
+		Name: "serve", Help: "Run the daemon.",
+		Run: func(ctx context.Context, args []string) int {
+			return server.Command(ctx, args, version, os.Stdout, os.Stderr)
+		},
+	}
+	status := cli.Run(ctx, os.Args[1:], cli.Options{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Commands: []cli.Command{serve},
+	})
+	os.Exit(status)
+}

@@ -1,0 +1,279 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"ctd/rpc/wire"
+)
+
+// Severities of a finding.
+const (
+	severityOK      = "ok"
+	severityInfo    = "info"
+	severityWarning = "warning"
+	severityError   = "error"
+)
+
+// The table is nearly full from these parts of its size on.
+const (
+	fullWarning = 0.80
+	fullError   = 0.95
+)
+
+// doctor answers server.doctor: what keeps the table from being useful, and how to mend it.
+func (s *Server) doctor(ctx context.Context) (wire.DoctorResult, error) {
+	checks := []func(context.Context) wire.Finding{
+		s.checkCapabilities, s.checkActive, s.checkFull,
+		func(context.Context) wire.Finding {
+			return s.checkSysctl("accounting", "nf_conntrack_acct", "1", severityWarning,
+				"flows have no packet and byte counts", "flows begun from now on have packet and byte counts")
+		},
+		func(context.Context) wire.Finding {
+			return s.checkSysctl("timestamps", "nf_conntrack_timestamp", "1", severityWarning,
+				"flows have no start time, so the filter age matches nothing", "flows begun from now on have a start time")
+		},
+		s.checkEvents, s.checkLoose,
+	}
+	result := wire.DoctorResult{Healthy: true}
+	for _, check := range checks {
+		f := check(ctx)
+		result.Findings = append(result.Findings, f)
+		if f.Severity == severityWarning || f.Severity == severityError {
+			result.Healthy = false
+		}
+	}
+	return result, nil
+}
+
+// sysctlCommand is the command that sets a setting in the managed namespace.
+func (s *Server) sysctlCommand(name, value string) string {
+	return s.inNetNS(fmt.Sprintf("sysctl -w net.netfilter.%s=%s", name, value))
+}
+
+// inNetNS puts before a command what runs it in the managed namespace.
+func (s *Server) inNetNS(command string) string {
+	switch {
+	case s.cfg.NetNS == "":
+		return command
+	case strings.Contains(s.cfg.NetNS, "/"):
+		return "nsenter --net=" + s.cfg.NetNS + " " + command
+	}
+	return "ip netns exec " + s.cfg.NetNS + " " + command
+}
+
+// checkSysctl looks whether a setting has the value that makes the table useful.
+func (s *Server) checkSysctl(check, name, want, severity, without, with string) wire.Finding {
+	value, err := s.table.Sysctl(name)
+	switch {
+	case err != nil:
+		return wire.Finding{Check: check, Severity: severityInfo, Message: "the kernel was built without net.netfilter." + name}
+	case value == want:
+		return wire.Finding{Check: check, Severity: severityOK, Message: with}
+	}
+	return wire.Finding{
+		Check: check, Severity: severity, Message: fmt.Sprintf("net.netfilter.%s is %s: %s", name, value, without),
+		Mend: s.sysctlCommand(name, want),
+	}
+}
+
+// checkEvents looks at nf_conntrack_events: 0 off, 1 on, 2 on while somebody listens.
+func (s *Server) checkEvents(context.Context) wire.Finding {
+	if value, err := s.table.Sysctl("nf_conntrack_events"); err == nil && value != "0" {
+		return wire.Finding{Check: "events", Severity: severityOK, Message: "the kernel tells of flows that begin, change and end"}
+	}
+	return s.checkSysctl("events", "nf_conntrack_events", "2", severityWarning,
+		"nobody is told of flows that begin, change and end", "")
+}
+
+// checkLoose looks at tcp_loose, which makes a new entry of a packet in the middle of a
+// connection.
+func (s *Server) checkLoose(context.Context) wire.Finding {
+	f := s.checkSysctl("tcp_loose", "nf_conntrack_tcp_loose", "0", severityInfo,
+		"an established TCP connection whose entry is killed goes on with a new entry at its next packet",
+		"an established TCP connection whose entry is killed is not picked up again")
+	if f.Mend != "" {
+		f.Message += "; with 0 such packets are invalid, also after a restart of the router"
+	}
+	return f
+}
+
+func (s *Server) checkFull(ctx context.Context) wire.Finding {
+	stats, err := s.table.Stats(ctx)
+	if err != nil || stats.Max == 0 {
+		return wire.Finding{Check: "table_size", Severity: severityError, Message: "the table's size can't be read"}
+	}
+	f := wire.Finding{Check: "table_size", Severity: severityOK}
+	part := float64(stats.Entries) / float64(stats.Max)
+	f.Message = fmt.Sprintf("%d of %d entries are in use (%.0f%%)", stats.Entries, stats.Max, 100*part)
+	switch {
+	case part >= fullError:
+		f.Severity = severityError
+	case part >= fullWarning:
+		f.Severity = severityWarning
+	default:
+		return f
+	}
+	f.Message += ": when it is full, new connections are dropped"
+	// The limit of the whole machine is set in its first namespace.
+	f.Mend = fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*stats.Max)
+	return f
+}
+
+// checkCapabilities looks at what the process may do.
+func (s *Server) checkCapabilities(context.Context) wire.Finding {
+	f := wire.Finding{Check: "capabilities", Severity: severityOK, Message: "the daemon has CAP_NET_ADMIN"}
+	have, err := effectiveCapabilities()
+	if err != nil {
+		return wire.Finding{Check: "capabilities", Severity: severityInfo, Message: "the capabilities can't be read"}
+	}
+	if have&(1<<unix.CAP_NET_ADMIN) == 0 {
+		f.Severity, f.Message = severityError, "the daemon has no CAP_NET_ADMIN: the kernel refuses every change"
+		f.Mend = "setcap cap_net_admin+ep " + executable()
+	} else if s.cfg.NetNS != "" && have&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		f.Severity, f.Message = severityError, "the daemon has no CAP_SYS_ADMIN, which --netns needs"
+		f.Mend = "setcap cap_net_admin,cap_sys_admin+ep " + executable()
+	}
+	return f
+}
+
+func executable() string {
+	path, err := os.Executable()
+	if err != nil {
+		return "/usr/bin/ctd"
+	}
+	return path
+}
+
+// effectiveCapabilities returns the process's effective set (capget(2)), the first 64 bits.
+func effectiveCapabilities() (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, fmt.Errorf("capget: %w", err)
+	}
+	return uint64(data[0].Effective) | uint64(data[1].Effective)<<32, nil
+}
+
+// checkActive looks whether anything makes the kernel track connections in this namespace: it
+// does so only while a rule asks for it.
+func (s *Server) checkActive(ctx context.Context) wire.Finding {
+	f := wire.Finding{Check: "active", Severity: severityOK}
+	stats, err := s.table.Stats(ctx)
+	if err == nil && stats.Entries > 0 {
+		f.Message = fmt.Sprintf("connections are tracked: %d entries", stats.Entries)
+		return f
+	}
+	rule, err := s.trackingRule()
+	switch {
+	case err != nil:
+		f.Severity, f.Message = severityInfo, "the table is empty, and the rules could not be read: "+reason(err)
+	case rule != "":
+		f.Message = "connections are tracked, because of " + rule + "; there are none now"
+	default:
+		f.Severity = severityError
+		f.Message = "no rule in this namespace makes the kernel track connections, so the table stays empty"
+		f.Mend = s.inNetNS(`nft -f - <<< 'table inet track { chain c { type filter hook prerouting priority 0; ct state new; }; chain o { type filter hook output priority 0; ct state new; }; }'`)
+	}
+	return f
+}
+
+// reason is an error without the wrapping that only a developer understands.
+func reason(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err.Error()
+		}
+		err = inner
+	}
+}
+
+// trackingRule returns what makes the kernel track connections, in words; empty for nothing.
+func (s *Server) trackingRule() (string, error) {
+	if rule, err := s.legacyRule(); rule != "" || err != nil {
+		return rule, err
+	}
+	var opts []nftables.ConnOption
+	if ns := s.table.NetNS(); ns != nil {
+		opts = append(opts, nftables.WithNetNSFd(int(ns.Fd())))
+	}
+	c, err := nftables.New(opts...)
+	if err != nil {
+		return "", fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := c.ListChains()
+	if err != nil {
+		return "", fmt.Errorf("list chains: %w", err)
+	}
+	for _, chain := range chains {
+		if chain.Type == nftables.ChainTypeNAT {
+			return fmt.Sprintf("the nat chain %s of the nft table %s", chain.Name, chain.Table.Name), nil
+		}
+		rules, err := c.GetRules(chain.Table, chain)
+		if err != nil {
+			return "", fmt.Errorf("list rules: %w", err)
+		}
+		for _, rule := range rules {
+			if tracks(rule) {
+				return fmt.Sprintf("a rule in chain %s of the nft table %s", chain.Name, chain.Table.Name), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// tracks tells whether a rule makes the kernel track connections.
+func tracks(rule *nftables.Rule) bool {
+	for _, e := range rule.Exprs {
+		switch e := e.(type) {
+		case *expr.Ct, *expr.NAT, *expr.Masq, *expr.Redir, *expr.Connlimit, *expr.CtExpect:
+			return true
+		case *expr.Match: // of xtables through nft
+			if trackingExtensions[e.Name] {
+				return true
+			}
+		case *expr.Target:
+			if trackingExtensions[e.Name] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// trackingExtensions are the matches and targets of xtables that need connection tracking.
+var trackingExtensions = map[string]bool{
+	"conntrack": true, "state": true, "connmark": true, "connbytes": true, "connlabel": true,
+	"connlimit": true, "helper": true, "cluster": true, "CT": true, "CONNMARK": true,
+	"CONNSECMARK": true, "MASQUERADE": true, "SNAT": true, "DNAT": true, "REDIRECT": true,
+	"NETMAP": true, "SYNPROXY": true,
+}
+
+// legacyRule looks at the xtables tables that are loaded without nft: the kernel lists their
+// names, and the nat table tracks by itself.
+func (s *Server) legacyRule() (rule string, err error) {
+	err = s.table.InNetNS(func() error {
+		for _, name := range []string{"ip_tables_names", "ip6_tables_names"} {
+			// The file isn't there where xtables is not.
+			b, err := os.ReadFile("/proc/thread-self/net/" + name)
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			for _, table := range strings.Fields(string(b)) {
+				if table == "nat" {
+					rule = "the nat table of iptables"
+				}
+			}
+		}
+		return nil
+	})
+	return rule, err
+}

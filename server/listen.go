@@ -1,0 +1,112 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+const (
+	// socketDirMode lets others see the socket's folder, but not write to it.
+	socketDirMode = 0o755
+	// socketMode lets the daemon's group connect too, so that it is told who may.
+	socketMode = 0o660
+	// dialTimeout bounds the look at whether a socket that lies there is in use.
+	dialTimeout = time.Second
+)
+
+// errInUse says that somebody listens there already.
+var errInUse = errors.New("address in use")
+
+// listenAll listens on everything that cfg names, or on nothing.
+func listenAll(cfg *Config) (listeners []net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(listeners)
+		}
+	}()
+	l, err := listenUnix(cfg.Socket)
+	if err != nil {
+		return nil, err
+	}
+	listeners = append(listeners, l)
+	for _, address := range cfg.Listen {
+		l, err := net.Listen("tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return listeners, fmt.Errorf("listen on %s: %w", address, errInUse)
+		}
+		if err != nil {
+			return listeners, fmt.Errorf("listen: %w", err)
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+// listenUnix listens on a Unix socket. A socket that a killed daemon left behind is taken away;
+// one that answers is not.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), socketDirMode); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if err := removeStale(path); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(path, socketMode); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func removeStale(path string) error {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case fi.Mode().Type() != fs.ModeSocket:
+		return errors.New("something else than a socket is there")
+	}
+	c, err := net.DialTimeout("unix", path, dialTimeout)
+	if err == nil {
+		c.Close()
+		return errInUse
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+// peerKey is the context key of the connection of a request.
+type peerKey struct{}
+
+// withPeer keeps the connection in the context of its requests, so that the peer of a Unix
+// socket can be asked for.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, peerKey{}, c)
+}
+
+// unixPeer returns the connection of a request if it came over a Unix socket.
+func unixPeer(ctx context.Context) (*net.UnixConn, bool) {
+	c, ok := ctx.Value(peerKey{}).(*net.UnixConn)
+	return c, ok
+}

@@ -1,0 +1,176 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"ctd/auth"
+	"ctd/rpc"
+	"ctd/rpc/wire"
+)
+
+// writeStall is how long a caller may leave an answer unread before the connection is cut. It
+// counts from each piece that is sent, so that a long list to a slow caller may take its time.
+const writeStall = 30 * time.Second
+
+// logged logs one event for each request, when it has ended.
+func (s *Server) logged(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		log := &rpc.CallLog{}
+		out := &responseWriter{ResponseWriter: w, control: http.NewResponseController(w)}
+		principal := new(string)
+		ctx := rpc.WithCallLog(r.Context(), log)
+		ctx = context.WithValue(ctx, principalNameKey{}, principal)
+		cut := true // unless the handler returns, the connection is cut
+		defer func() {
+			s.logRequest(r, out, log, *principal, cut, time.Since(began))
+		}()
+		next.ServeHTTP(out, r.WithContext(ctx))
+		cut = false
+	})
+}
+
+// principalNameKey is the context key of where the caller's name is noted for the log.
+type principalNameKey struct{}
+
+func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog, principal string, cut bool, took time.Duration) {
+	level := slog.LevelInfo
+	if strings.HasSuffix(r.URL.Path, "z") && w.status == http.StatusOK { // health checks come all the time
+		level = slog.LevelDebug
+	}
+	attrs := []slog.Attr{
+		slog.String("remote", remote(r)),
+		slog.String("principal", principal),
+		slog.String("http", r.Method+" "+r.URL.Path),
+		slog.Int("status", w.status),
+	}
+	if log.Calls > 0 {
+		attrs = append(attrs,
+			slog.String("protocol", log.Protocol.String()),
+			slog.String("methods", strings.Join(log.Methods, " ")),
+			slog.Int("calls", log.Calls))
+	}
+	if log.Code != "" {
+		attrs = append(attrs, slog.Int("failed", log.Failed), slog.String("code", string(log.Code)))
+	}
+	if cut {
+		attrs = append(attrs, slog.Bool("cut", true))
+	}
+	attrs = append(attrs, slog.Int64("bytes", w.bytes), slog.Duration("took", took))
+	s.logger.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// remote returns where a request came from.
+func remote(r *http.Request) string {
+	if _, ok := unixPeer(r.Context()); ok {
+		return "unix"
+	}
+	return r.RemoteAddr
+}
+
+// responseWriter notes what was answered, and lets a caller who reads nothing go.
+type responseWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	status  int
+	bytes   int64
+}
+
+// Unwrap is for http.ResponseController.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader is http.ResponseWriter's.
+func (w *responseWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write is http.ResponseWriter's.
+func (w *responseWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	// Connections that have no deadlines, as in tests, are left alone.
+	_ = w.control.SetWriteDeadline(time.Now().Add(writeStall))
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// authenticated puts the principal of each request into its context. A caller without
+// credentials goes on as nobody, because pyctd's methods bring their own session; one with wrong
+// credentials doesn't.
+func (s *Server) authenticated(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		principal, err := s.recognise(r)
+		if err != nil {
+			rpc.WriteError(w, r, err)
+			if log := rpc.CallLogFrom(r.Context()); log != nil && log.Code == "" {
+				log.Code, log.Failed = err.Code, 1
+			}
+			return
+		}
+		if principal != nil {
+			if name, ok := r.Context().Value(principalNameKey{}).(*string); ok {
+				*name = principal.Name()
+			}
+			r = r.WithContext(rpc.WithPrincipal(r.Context(), principal))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// recognise returns who sent a request: by the Unix socket's peer or by the token, as
+// Authorization: Bearer, or as the password of Basic with any user. nil is nobody.
+func (s *Server) recognise(r *http.Request) (*auth.Principal, *wire.Error) {
+	secret, given := credentials(r)
+	if given {
+		if p := s.token.Verify(secret); p != nil {
+			return p, nil
+		}
+		return nil, &wire.Error{
+			Code: wire.Unauthenticated, Message: "the token is not right",
+			Hint: "it is made anew at each start of the daemon: read it again from the file named token beside the daemon's socket",
+		}
+	}
+	c, ok := unixPeer(r.Context())
+	if !ok {
+		return nil, nil
+	}
+	p, err := auth.Peer(c)
+	if err != nil {
+		s.logger.ErrorContext(r.Context(), "peer not known", "error", err)
+	}
+	return p, nil
+}
+
+// credentials returns the secret in a request's Authorization header, and whether there is such
+// a header at all.
+func credentials(r *http.Request) (secret string, given bool) {
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		return "", false
+	}
+	if _, password, ok := r.BasicAuth(); ok {
+		return password, true
+	}
+	if scheme, token, ok := strings.Cut(header, " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token), true
+	}
+	return "", true
+}
+
+// login recognises a user of pyctd's login: the token is the password of any name.
+func (s *Server) login(_ context.Context, user, password string) (rpc.Principal, error) {
+	if p := s.token.Verify(password); p != nil {
+		return auth.NewPrincipal(user, auth.Role(p.Role()), auth.ViaToken), nil
+	}
+	return nil, &wire.Error{
+		Code: wire.Unauthenticated, Message: "user or password is not right",
+		Hint: "the password is the token in the file beside the daemon's socket",
+	}
+}

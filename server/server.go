@@ -1,0 +1,181 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"ctd/auth"
+	"ctd/conntrack"
+	"ctd/rpc"
+)
+
+const (
+	// shutdownGrace is how long requests that are under way may take once the daemon ends.
+	shutdownGrace = 10 * time.Second
+
+	readHeaderTimeout = 10 * time.Second
+	readTimeout       = time.Minute // of a whole request
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+)
+
+// Server is the daemon without its listeners.
+type Server struct {
+	cfg      Config
+	table    *conntrack.Table
+	token    *auth.Token
+	registry *rpc.Registry
+	logger   *slog.Logger
+	started  time.Time
+	stopping atomic.Bool
+}
+
+// New returns a server for a table. secret is the token that recognises an admin.
+func New(cfg Config, table *conntrack.Table, secret string, logger *slog.Logger) *Server {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg: cfg, table: table, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
+		token: auth.NewTokenVerifier(secret, auth.NewPrincipal("token", auth.Admin, auth.ViaToken)),
+	}
+	service := &rpc.Service{
+		Table: table, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd,
+	}
+	service.Register(s.registry)
+	rpc.RegisterSystem(s.registry, cfg.Version)
+	return s
+}
+
+// Handler returns all that is reached over HTTP.
+func (s *Server) Handler() http.Handler {
+	calls := rpc.NewHandler(s.registry, rpc.HandlerConfig{MaxBody: s.cfg.MaxBody, Logger: s.logger})
+	mux := http.NewServeMux()
+	for _, path := range []string{"/rpc", "/RPC2", "/{$}"} {
+		mux.Handle(path, calls)
+	}
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET /openrpc.json", s.openRPC)
+	return s.logged(s.authenticated(mux))
+}
+
+// run opens the table and serves until ctx ends. It says on stdout how to reach it.
+func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer) error {
+	table, err := conntrack.Open(conntrack.Config{NetNS: cfg.NetNS})
+	if err != nil {
+		return withHint(err)
+	}
+	defer table.Close()
+	// Fail at once rather than at every call: without the capability the kernel answers nothing.
+	if _, err := table.Stats(ctx); err != nil {
+		return withHint(fmt.Errorf("read the table: %w", err))
+	}
+	listeners, err := listenAll(&cfg)
+	if err != nil {
+		return withHint(err)
+	}
+	secret := auth.NewToken()
+	if err := auth.WriteToken(cfg.tokenFile(), secret); err != nil {
+		closeAll(listeners)
+		return withHint(err)
+	}
+	defer os.Remove(cfg.tokenFile())
+	s := New(cfg, table, secret, logger)
+	s.announce(stdout, listeners)
+	return s.serve(ctx, listeners)
+}
+
+// withHint says what to do about a failure to start.
+func withHint(err error) error {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return &hintError{err, "run it as root, or with CAP_NET_ADMIN (CAP_SYS_ADMIN for --netns) and a --socket in a folder that is yours"}
+	case errors.Is(err, errInUse):
+		return &hintError{err, "another daemon is there; stop it, or give --listen and --socket of your own"}
+	}
+	return err
+}
+
+// announce says how to reach the daemon.
+func (s *Server) announce(w io.Writer, listeners []net.Listener) {
+	fmt.Fprintf(w, "ctd %s is ready.\n", s.cfg.Version)
+	client, tcp := "ctd list", ""
+	for _, l := range listeners {
+		if l.Addr().Network() == "tcp" {
+			tcp = "http://" + l.Addr().String()
+			fmt.Fprintf(w, "  TCP:         %s\n", tcp)
+			continue
+		}
+		fmt.Fprintf(w, "  Unix socket: %s\n", l.Addr())
+		if l.Addr().String() != DefaultSocket {
+			client = "CTD_SERVER=unix://" + s.absSocket() + " ctd list"
+		}
+	}
+	fmt.Fprintf(w, "  Token file:  %s\n\nTry:\n  %s\n", s.cfg.tokenFile(), client)
+	if tcp != "" {
+		fmt.Fprintf(w, "  curl -H \"Authorization: Bearer $(cat %s)\" -H 'Content-Type: application/json' \\\n"+
+			"    -d '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"conntrack.count\"}' %s/rpc\n", s.cfg.tokenFile(), tcp)
+	}
+}
+
+func (s *Server) absSocket() string {
+	abs, err := filepath.Abs(s.cfg.Socket)
+	if err != nil {
+		return s.cfg.Socket
+	}
+	return abs
+}
+
+// serve answers on the listeners until ctx ends, then lets what is under way come to its end.
+func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
+	httpServer := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+		ConnContext:       withPeer,
+	}
+	tasks, ctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		tasks.Go(func() error {
+			if err := httpServer.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	tasks.Go(func() error {
+		<-ctx.Done()
+		s.stopping.Store(true)
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+		s.logger.Info("stopping", "grace", shutdownGrace)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		defer cancel()
+		if err := httpServer.Shutdown(grace); err != nil {
+			s.logger.Warn("requests are cut off", "after", shutdownGrace)
+			return httpServer.Close()
+		}
+		return nil
+	})
+	s.logger.Info("started", "version", s.cfg.Version, "netns", s.cfg.NetNS)
+	// systemd may wait for it; elsewhere nobody does.
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	err := tasks.Wait()
+	s.logger.Info("stopped")
+	return err
+}
