@@ -165,9 +165,12 @@ func (tp *Topology) UDP(p Path) *Conn {
 	return tp.datagrams(p, unix.IPPROTO_UDP)
 }
 
-// UDPLite is UDP with UDP-Lite's protocol number (RFC 3828).
+// UDPLite is UDP with UDP-Lite's protocol number (RFC 3828). It turns off the router's test of
+// checksums: the kernel computes UDP-Lite's with UDP's protocol number (udplite_error in
+// nf_conntrack_proto_udp.c) and so takes every packet as invalid.
 func (tp *Topology) UDPLite(p Path) *Conn {
 	tp.t.Helper()
+	tp.Router.Sysctl("net.netfilter.nf_conntrack_checksum", "0")
 	return tp.datagrams(p, unix.IPPROTO_UDPLITE)
 }
 
