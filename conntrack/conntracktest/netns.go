@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -220,8 +221,10 @@ func labelMap(t testing.TB) string {
 	return dir
 }
 
-// LabelName is the name by which conntrack(8) under Conntrack8 knows label i.
-func LabelName(i int) string { return fmt.Sprintf("label-%d", i) }
+const labelPrefix = "label-"
+
+// LabelName is the name by which conntrack(8) under Conntrack8 knows label i (0 to 127).
+func LabelName(i int) string { return labelPrefix + strconv.Itoa(i) }
 
 // Conntrack8 runs conntrack(8) in the namespace and returns its output. Labels have the names
 // of LabelName.
