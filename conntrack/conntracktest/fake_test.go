@@ -126,6 +126,7 @@ func TestFakeFails(t *testing.T) {
 	}
 	fake.Fail(OpFlows, 0, nil)
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	n = 0
 	for _, err := range fake.Flows(ctx, conntrack.Filter{}) {
 		if last = err; err == nil {
