@@ -2,7 +2,6 @@ package conntracktest
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"slices"
 	"sync"
@@ -101,10 +100,28 @@ func (t *Fake) begin(ctx context.Context, op Op) error {
 // Close does nothing.
 func (t *Fake) Close() error { return nil }
 
-// Flows gives the flows as they were when it began, oldest first. It takes no heed of options.
-func (t *Fake) Flows(ctx context.Context, f conntrack.Filter, _ ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
-	return dump(t, ctx, OpFlows, "list flows", func() []conntrack.Flow { return t.flows },
-		func(fl *conntrack.Flow) bool { return f.Match(fl) })
+// Flows gives the flows as they were when it began, oldest first. The tables of dying and
+// unconfirmed flows are empty.
+func (t *Fake) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
+	options := conntrack.ResolveListOptions(opts...)
+	list := func() []conntrack.Flow {
+		if options.Source != conntrack.Main {
+			return nil
+		}
+		flows := slices.Clone(t.flows)
+		for i := range t.flows {
+			if options.Zeroing && f.Match(&t.flows[i]) {
+				t.flows[i].OrigCounter, t.flows[i].ReplyCounter = conntrack.Counter{}, conntrack.Counter{}
+			}
+		}
+		return flows
+	}
+	return dump(t, ctx, OpFlows, "list flows", list, func(fl *conntrack.Flow) bool {
+		if options.Scanned != nil {
+			*options.Scanned++
+		}
+		return f.Match(fl)
+	})
 }
 
 // dump gives the entries that match of a copy of a list, and breaks off as Fail says.
@@ -117,7 +134,7 @@ func dump[T any](t *Fake, ctx context.Context, op Op, what string, list func() [
 		n := 0
 		for i := range entries {
 			if err := ctx.Err(); err != nil {
-				yield(zero, fmt.Errorf("%s: %w", what, err))
+				yield(zero, &conntrack.OpError{Op: what, Err: err})
 				return
 			}
 			if !match(&entries[i]) {
@@ -132,7 +149,7 @@ func dump[T any](t *Fake, ctx context.Context, op Op, what string, list func() [
 			}
 		}
 		if fail.err != nil {
-			yield(zero, fmt.Errorf("%s: %w", what, fail.err))
+			yield(zero, &conntrack.OpError{Op: what, Err: fail.err})
 		}
 	}
 }
@@ -142,7 +159,7 @@ func (t *Fake) Count(ctx context.Context, f conntrack.Filter) (int, error) {
 	err := t.begin(ctx, OpCount)
 	defer t.mu.Unlock()
 	if err != nil {
-		return 0, fmt.Errorf("count flows: %w", err)
+		return 0, &conntrack.OpError{Op: "count flows", Err: err}
 	}
 	n := 0
 	for i := range t.flows {
@@ -173,16 +190,16 @@ func (t *Fake) Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, error)
 	err := t.begin(ctx, OpGet)
 	defer t.mu.Unlock()
 	if err != nil {
-		return conntrack.Flow{}, fmt.Errorf("get flow: %w", err)
+		return conntrack.Flow{}, &conntrack.OpError{Op: "get flow", Err: err}
 	}
 	i := t.find(k)
 	if i < 0 {
-		return conntrack.Flow{}, fmt.Errorf("get flow: %w", conntrack.ErrNotFound)
+		return conntrack.Flow{}, &conntrack.OpError{Op: "get flow", Err: conntrack.ErrNotFound}
 	}
 	return t.flows[i], nil
 }
 
-// each does something with the flow of each key that must have a tuple, as in the kernel.
+// each does something with the flow of each key. Kill needs a tuple in it, as in the kernel.
 func (t *Fake) each(ctx context.Context, op Op, what string, keys []conntrack.Key, fn func(i int) error) []error {
 	fail := t.begin(ctx, op)
 	defer t.mu.Unlock()
@@ -192,8 +209,8 @@ func (t *Fake) each(ctx context.Context, op Op, what string, keys []conntrack.Ke
 		if err == nil {
 			i := t.find(k)
 			switch {
-			case k.Orig.IsZero() && k.Reply.IsZero():
-				err = unix.EINVAL
+			case k.Orig.IsZero() && k.Reply.IsZero() && (op == OpKill || k.ID == 0):
+				err = conntrack.ErrNoKey
 			case i < 0:
 				err = conntrack.ErrNotFound
 			case t.denied[t.flows[i].ID] != nil:
@@ -203,7 +220,7 @@ func (t *Fake) each(ctx context.Context, op Op, what string, keys []conntrack.Ke
 			}
 		}
 		if err != nil {
-			errs[n] = fmt.Errorf("%s: %w", what, err)
+			errs[n] = &conntrack.OpError{Op: what, Err: err}
 			continue
 		}
 		t.writes++
@@ -222,9 +239,9 @@ func (t *Fake) Kill(ctx context.Context, keys []conntrack.Key) []error {
 // settable are the status bits that the kernel lets be set on a flow that is there.
 const settable = conntrack.StatusSeenReply | conntrack.StatusAssured | conntrack.StatusFixedTimeout
 
-// Modify changes flows, with an error for each key. It refuses what the kernel does: another
-// timeout where it is fixed (EPERM), status bits that can't be set (EBUSY), a helper for a flow
-// that began without one and a state for what isn't TCP (EOPNOTSUPP).
+// Modify changes flows, with an error for each key. It refuses another timeout where it is fixed
+// (ErrFixedTimeout), status bits that can't be set (EBUSY), a helper for a flow that began without
+// one (EOPNOTSUPP) and a state for what isn't TCP (ErrNotTCP).
 func (t *Fake) Modify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error {
 	return t.each(ctx, OpModify, "modify flow", keys, func(i int) error {
 		f := t.flows[i]
@@ -239,14 +256,14 @@ func (t *Fake) Modify(ctx context.Context, keys []conntrack.Key, c conntrack.Cha
 func change(f *conntrack.Flow, c conntrack.Change) error {
 	fixed := f.Status&conntrack.StatusFixedTimeout != 0
 	switch {
-	case (c.Timeout != nil || c.FixedTimeout) && fixed:
-		return unix.EPERM
+	case c.Timeout != nil && fixed:
+		return conntrack.ErrFixedTimeout
 	case c.Status&^f.Status&^settable != 0:
 		return unix.EBUSY
 	case c.Helper != nil && *c.Helper != "" && f.Helper == "":
 		return unix.EOPNOTSUPP
 	case c.State != nil && f.Proto() != conntrack.TCP:
-		return unix.EOPNOTSUPP
+		return conntrack.ErrNotTCP
 	}
 	if c.Timeout != nil {
 		f.Timeout = c.Timeout.Truncate(time.Second)
@@ -257,22 +274,12 @@ func change(f *conntrack.Flow, c conntrack.Change) error {
 		f.Status |= conntrack.StatusFixedTimeout
 	}
 	if c.Mark != nil {
-		mask := c.Mark.Mask
-		if mask == 0 {
-			mask = 0xffffffff
-		}
-		f.Mark = f.Mark&^mask | c.Mark.Value&mask
+		f.Mark = f.Mark&^c.Mark.Mask | c.Mark.Value&c.Mark.Mask
 		f.Set(conntrack.AttrMark)
 	}
 	if c.Labels != nil {
-		mask := c.Labels.Mask
-		if mask.IsZero() {
-			for i := range mask {
-				mask[i] = 0xff
-			}
-		}
-		for i := range f.Labels {
-			f.Labels[i] = f.Labels[i]&^mask[i] | c.Labels.Value[i]&mask[i]
+		for i, mask := range c.Labels.Mask {
+			f.Labels[i] = f.Labels[i]&^mask | c.Labels.Value[i]&mask
 		}
 		f.Set(conntrack.AttrLabels)
 	}
@@ -295,7 +302,7 @@ func (t *Fake) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) 
 		err = conntrack.ErrNotFound
 	}
 	if err != nil {
-		return conntrack.Flow{}, fmt.Errorf("replace flow: %w", err)
+		return conntrack.Flow{}, &conntrack.OpError{Op: "replace flow", Err: err}
 	}
 	old := t.flows[i]
 	f := old
@@ -319,14 +326,15 @@ func (t *Fake) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) 
 	made, err := t.create(f)
 	if err != nil {
 		t.flows = slices.Insert(t.flows, i, old)
-		return conntrack.Flow{}, fmt.Errorf("replace flow: %w", err)
+		return conntrack.Flow{}, &conntrack.OpError{Op: "replace flow", Err: err}
 	}
 	t.writes++
 	return made, nil
 }
 
 // Create makes a flow and returns it with the id and the status that it got. It refuses a flow
-// without addresses or timeout (EINVAL) and one whose tuples another one has (EEXIST).
+// without addresses or timeout (ErrIncomplete), one whose original tuple another one has
+// (ErrExists), and one whose reply tuple another one has (ErrNATTaken where there is NAT).
 func (t *Fake) Create(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error) {
 	err := t.begin(ctx, OpCreate)
 	defer t.mu.Unlock()
@@ -334,24 +342,28 @@ func (t *Fake) Create(ctx context.Context, f conntrack.Flow) (conntrack.Flow, er
 		f, err = t.create(f)
 	}
 	if err != nil {
-		return conntrack.Flow{}, fmt.Errorf("create flow: %w", err)
+		return conntrack.Flow{}, &conntrack.OpError{Op: "create flow", Err: err}
 	}
 	t.writes++
 	return f, nil
 }
 
 func (t *Fake) create(f conntrack.Flow) (conntrack.Flow, error) {
-	if f.Orig.Family() == conntrack.FamilyAny || f.Orig.Proto == 0 || f.Timeout <= 0 {
-		return f, unix.EINVAL
+	if f.Orig.Family() == conntrack.FamilyAny || f.Orig.Proto == 0 || f.Timeout < time.Second {
+		return f, conntrack.ErrIncomplete
 	}
 	inverse := f.Orig.Inverse()
 	if f.Reply.IsZero() {
 		f.Reply = inverse
 	}
-	for _, tuple := range []conntrack.Tuple{f.Orig, f.Reply} {
-		if t.find(conntrack.Key{Orig: tuple, Zone: f.Zone}) >= 0 {
-			return f, unix.EEXIST
-		}
+	switch {
+	case t.find(conntrack.Key{Orig: f.Orig, Zone: f.Zone}) >= 0:
+		return f, conntrack.ErrExists
+	case t.find(conntrack.Key{Orig: f.Reply, Zone: f.Zone}) < 0:
+	case f.Reply != inverse:
+		return f, conntrack.ErrNATTaken
+	default:
+		return f, conntrack.ErrExists
 	}
 	f.Status |= conntrack.StatusConfirmed
 	if f.Reply.Dst != inverse.Dst || f.Reply.DstPort != inverse.DstPort {
@@ -377,7 +389,7 @@ func (t *Fake) Flush(ctx context.Context, family conntrack.Family, zone *uint16)
 	err := t.begin(ctx, OpFlush)
 	defer t.mu.Unlock()
 	if err != nil {
-		return 0, fmt.Errorf("flush flows: %w", err)
+		return 0, &conntrack.OpError{Op: "flush flows", Err: err}
 	}
 	before := len(t.flows)
 	t.flows = slices.DeleteFunc(t.flows, func(f conntrack.Flow) bool {

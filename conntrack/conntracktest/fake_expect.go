@@ -2,7 +2,6 @@ package conntracktest
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"slices"
 
@@ -17,8 +16,8 @@ func (t *Fake) Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error] {
 		func(*conntrack.Expect) bool { return true })
 }
 
-// CreateExpect makes an expectation. It refuses one whose master isn't there (ENOENT) or has no
-// helper (EOPNOTSUPP), and one that is there already (EEXIST).
+// CreateExpect makes an expectation. It refuses one whose master isn't there (ErrNotFound) or has no
+// helper (EOPNOTSUPP), and one that is there already (ErrExists).
 func (t *Fake) CreateExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error) {
 	err := t.begin(ctx, OpCreateExpect)
 	defer t.mu.Unlock()
@@ -26,7 +25,7 @@ func (t *Fake) CreateExpect(ctx context.Context, e conntrack.Expect) (conntrack.
 		err = t.createExpect(&e)
 	}
 	if err != nil {
-		return conntrack.Expect{}, fmt.Errorf("create expectation: %w", err)
+		return conntrack.Expect{}, &conntrack.OpError{Op: "create expectation", Err: err}
 	}
 	t.writes++
 	return e, nil
@@ -34,7 +33,7 @@ func (t *Fake) CreateExpect(ctx context.Context, e conntrack.Expect) (conntrack.
 
 func (t *Fake) createExpect(e *conntrack.Expect) error {
 	if e.Tuple.Family() == conntrack.FamilyAny {
-		return unix.EINVAL
+		return conntrack.ErrIncomplete
 	}
 	master := t.find(conntrack.Key{Orig: e.Master, Zone: e.Zone})
 	switch {
@@ -43,7 +42,7 @@ func (t *Fake) createExpect(e *conntrack.Expect) error {
 	case t.flows[master].Helper == "":
 		return unix.EOPNOTSUPP
 	case t.findExpect(*e) >= 0:
-		return unix.EEXIST
+		return conntrack.ErrExists
 	}
 	if e.Helper == "" {
 		e.Helper = t.flows[master].Helper
@@ -76,7 +75,7 @@ func (t *Fake) KillExpects(ctx context.Context, es []conntrack.Expect) []error {
 			}
 			err = conntrack.ErrNotFound
 		}
-		errs[n] = fmt.Errorf("kill expectation: %w", err)
+		errs[n] = &conntrack.OpError{Op: "kill expectation", Err: err}
 	}
 	return errs
 }
@@ -86,10 +85,20 @@ func (t *Fake) FlushExpects(ctx context.Context) (int, error) {
 	err := t.begin(ctx, OpFlushExpects)
 	defer t.mu.Unlock()
 	if err != nil {
-		return 0, fmt.Errorf("flush expectations: %w", err)
+		return 0, &conntrack.OpError{Op: "flush expectations", Err: err}
 	}
 	n := len(t.expects)
 	t.expects = nil
 	t.writes += n
 	return n, nil
+}
+
+// GetExpect returns the expectation with an id; conntrack.ErrNotFound where there is none.
+func (t *Fake) GetExpect(ctx context.Context, id uint32) (conntrack.Expect, error) {
+	for e, err := range t.Expects(ctx) {
+		if err != nil || e.ID == id {
+			return e, err
+		}
+	}
+	return conntrack.Expect{}, &conntrack.OpError{Op: "get expectation", Err: conntrack.ErrNotFound}
 }

@@ -24,6 +24,7 @@ type table interface {
 	Create(context.Context, conntrack.Flow) (conntrack.Flow, error)
 	Flush(context.Context, conntrack.Family, *uint16) (int, error)
 	Expects(context.Context) iter.Seq2[conntrack.Expect, error]
+	GetExpect(context.Context, uint32) (conntrack.Expect, error)
 	CreateExpect(context.Context, conntrack.Expect) (conntrack.Expect, error)
 	KillExpects(context.Context, []conntrack.Expect) []error
 	FlushExpects(context.Context) (int, error)
@@ -71,14 +72,14 @@ func TestFake(t *testing.T) {
 
 	mark, timeout := conntrack.MaskedMark{Value: 0xff, Mask: 0x0f}, 50*time.Second
 	if errs := fake.Modify(ctx, []conntrack.Key{nat.Key(), {ID: 99}, made.Key()}, conntrack.Change{Mark: &mark, Timeout: &timeout, FixedTimeout: true}); errs[0] != nil ||
-		!errors.Is(errs[1], unix.EINVAL) || !errors.Is(errs[2], conntrack.ErrNotFound) {
+		!errors.Is(errs[1], conntrack.ErrNotFound) || !errors.Is(errs[2], conntrack.ErrNotFound) {
 		t.Errorf("modify: %v", errs)
 	}
 	if got, _ := fake.Get(ctx, nat.Key()); got.Mark != 0x0f || got.Timeout != timeout || got.Status&conntrack.StatusFixedTimeout == 0 {
 		t.Errorf("modified: %+v", got)
 	}
-	if errs := fake.Modify(ctx, []conntrack.Key{nat.Key()}, conntrack.Change{Timeout: &timeout}); !errors.Is(errs[0], unix.EPERM) {
-		t.Errorf("modify a fixed timeout: got %v, want EPERM", errs)
+	if errs := fake.Modify(ctx, []conntrack.Key{nat.Key()}, conntrack.Change{Timeout: &timeout}); !errors.Is(errs[0], conntrack.ErrFixedTimeout) {
+		t.Errorf("modify a fixed timeout: got %v", errs)
 	}
 
 	e := conntrack.Expect{Tuple: tcpFlow(9).Orig, Master: nat.Orig}
