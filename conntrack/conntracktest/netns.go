@@ -72,6 +72,9 @@ func NewNS(t testing.TB) *NS {
 func (n *NS) remove() {
 	out, _ := exec.Command("ip", "netns", "pids", n.name).Output()
 	for pid := range strings.FieldsSeq(string(out)) {
+		if pid == strconv.Itoa(os.Getpid()) {
+			continue // the main thread, which a goroutine left behind in the namespace
+		}
 		_ = exec.Command("kill", "-KILL", pid).Run()
 	}
 	if out, err := exec.Command("ip", "netns", "del", n.name).CombinedOutput(); err != nil {
