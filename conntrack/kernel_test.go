@@ -139,3 +139,13 @@ func within(t testing.TB, d time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// sameAs fails the test where a flow that was got alone and conntrack(8) disagree. Getting one
+// flow takes a reference to it, which its Use counts; a dump doesn't.
+func sameAs(t testing.TB, f conntrack.Flow, e conntracktest.Entry) {
+	t.Helper()
+	f.Use--
+	if d := conntracktest.Diff(f, e); d != "" {
+		t.Errorf("flow (-conntrack(8) +got):\n%s", d)
+	}
+}

@@ -2,6 +2,7 @@ package conntracktest
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"slices"
 	"sync"
@@ -293,7 +294,8 @@ func change(f *conntrack.Flow, c conntrack.Change) error {
 	return nil
 }
 
-// Replace makes the same flow anew with other NAT.
+// Replace makes the same flow anew with other NAT; ErrNATTaken where another flow has the new
+// reply tuple.
 func (t *Fake) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) (conntrack.Flow, error) {
 	err := t.begin(ctx, OpReplace)
 	defer t.mu.Unlock()
@@ -326,6 +328,9 @@ func (t *Fake) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) 
 	made, err := t.create(f)
 	if err != nil {
 		t.flows = slices.Insert(t.flows, i, old)
+		if errors.Is(err, conntrack.ErrExists) {
+			err = conntrack.ErrNATTaken
+		}
 		return conntrack.Flow{}, &conntrack.OpError{Op: "replace flow", Err: err}
 	}
 	t.writes++
@@ -333,8 +338,7 @@ func (t *Fake) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) 
 }
 
 // Create makes a flow and returns it with the id and the status that it got. It refuses a flow
-// without addresses or timeout (ErrIncomplete), one whose original tuple another one has
-// (ErrExists), and one whose reply tuple another one has (ErrNATTaken where there is NAT).
+// without addresses or timeout (ErrIncomplete) and one whose tuples another one has (ErrExists).
 func (t *Fake) Create(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error) {
 	err := t.begin(ctx, OpCreate)
 	defer t.mu.Unlock()
@@ -356,14 +360,10 @@ func (t *Fake) create(f conntrack.Flow) (conntrack.Flow, error) {
 	if f.Reply.IsZero() {
 		f.Reply = inverse
 	}
-	switch {
-	case t.find(conntrack.Key{Orig: f.Orig, Zone: f.Zone}) >= 0:
-		return f, conntrack.ErrExists
-	case t.find(conntrack.Key{Orig: f.Reply, Zone: f.Zone}) < 0:
-	case f.Reply != inverse:
-		return f, conntrack.ErrNATTaken
-	default:
-		return f, conntrack.ErrExists
+	for _, tuple := range []conntrack.Tuple{f.Orig, f.Reply} {
+		if t.find(conntrack.Key{Orig: tuple, Zone: f.Zone}) >= 0 {
+			return f, conntrack.ErrExists
+		}
 	}
 	f.Status |= conntrack.StatusConfirmed
 	if f.Reply.Dst != inverse.Dst || f.Reply.DstPort != inverse.DstPort {
