@@ -174,15 +174,13 @@ func appendLabels(b []byte, l *MaskedLabels) []byte {
 	return appendAttr(b, ctaLabelsMask, l.Mask[:])
 }
 
-// NAT is where a flow is translated to. A zero address or port keeps the one before NAT.
+// NAT is where a flow is translated to. A zero address or port leaves what there is.
 type NAT struct {
 	Src, Dst netip.AddrPort
 }
 
-// reply returns the reply direction of orig under n.
-func (n NAT) reply(orig Tuple, zone uint16) Tuple {
-	r := orig.Inverse()
-	r.Zone = zone
+// apply returns a flow's reply direction with the translation n.
+func (n NAT) apply(r Tuple) Tuple {
 	if n.Src.Addr().IsValid() {
 		r.Dst = n.Src.Addr()
 	}

@@ -25,7 +25,7 @@ func (t *Table) replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
 		return Flow{}, err
 	}
 	next := old
-	next.Reply = nat.reply(old.Orig, old.Reply.Zone)
+	next.Reply = nat.apply(old.Reply)
 	if next.Reply == old.Reply {
 		return old, nil
 	}
