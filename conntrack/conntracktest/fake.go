@@ -30,6 +30,8 @@ const (
 	OpCreateExpect Op = "CreateExpect"
 	OpKillExpects  Op = "KillExpects"
 	OpFlushExpects Op = "FlushExpects"
+	OpStats        Op = "Stats"
+	OpPerCPU       Op = "PerCPU"
 )
 
 // Fake is a table in memory with the methods and errors of *conntrack.Table. Timeouts don't run
@@ -42,6 +44,8 @@ type Fake struct {
 	failures map[Op]failure
 	denied   map[uint32]error
 	writes   int
+	stats    conntrack.Stats
+	perCPU   []conntrack.CPUStats
 }
 
 type failure struct {

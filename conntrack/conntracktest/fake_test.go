@@ -28,6 +28,8 @@ type table interface {
 	CreateExpect(context.Context, conntrack.Expect) (conntrack.Expect, error)
 	KillExpects(context.Context, []conntrack.Expect) []error
 	FlushExpects(context.Context) (int, error)
+	Stats(context.Context) (conntrack.Stats, error)
+	PerCPU(context.Context) ([]conntrack.CPUStats, error)
 	Close() error
 }
 
@@ -103,6 +105,13 @@ func TestFake(t *testing.T) {
 	}
 	if fake.Writes() != writes+1 {
 		t.Errorf("writes: got %d, want one more than %d", fake.Writes(), writes)
+	}
+	fake.SetStats(conntrack.Stats{Max: 1000}, conntrack.CPUStats{CPU: 1, Drop: 2})
+	if s, err := fake.Stats(ctx); err != nil || s.Entries != 2 || s.Max != 1000 {
+		t.Errorf("statistics: %v %+v", err, s)
+	}
+	if cpus, err := fake.PerCPU(ctx); err != nil || len(cpus) != 1 || cpus[0].Drop != 2 {
+		t.Errorf("statistics per CPU: %v %+v", err, cpus)
 	}
 	if n, err := fake.Flush(ctx, conntrack.FamilyIPv6, nil); n != 0 || err != nil {
 		t.Errorf("flush of IPv6: %d %v", n, err)
