@@ -2,6 +2,9 @@ package conntrack_test
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -239,6 +242,35 @@ func TestKernelZeroing(t *testing.T) {
 			t.Errorf("counters after: %+v %+v", e.OrigCounter, e.ReplyCounter)
 		}
 	})
+}
+
+// TestKernelNetNSStays holds that no thread is left behind in the table's namespace, the main
+// thread least of all: it stands for the process.
+func TestKernelNetNSStays(t *testing.T) {
+	_, table := tracking(t)
+	before, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() {
+			if _, err := table.Sysctl("nf_conntrack_max"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range append(tasks, "/proc/self/ns/net") {
+		// A thread may have ended since.
+		if after, err := os.Readlink(task); err == nil && after != before {
+			t.Errorf("%s is %s, want %s", task, after, before)
+		}
+	}
 }
 
 // TestKernelNetNS opens a table by name, by path and from inside.
