@@ -133,14 +133,26 @@ func inNetNS(netns *os.File, fn func() error) error {
 	}
 	done := make(chan error, 1)
 	go func() {
-		// The thread is never given back, so it ends with the goroutine and nothing else can
-		// find itself in the wrong namespace.
+		// The thread goes back where it came from. If it can't, it stays locked and ends with the
+		// goroutine, so that nothing else finds itself in the wrong namespace. To let it end
+		// always won't do: the main thread never ends, and would stay in the namespace for good,
+		// where ip-netns(8) takes the whole process for one of the namespace.
 		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- fmt.Errorf("open own network namespace: %w", err)
+			return
+		}
+		defer home.Close()
 		if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("enter network namespace: %w", os.NewSyscallError("setns", err))
 			return
 		}
-		done <- fn()
+		err = fn()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }

@@ -230,12 +230,13 @@ func (t *Table) createExpect(ctx context.Context, e Expect) (Expect, error) {
 		}
 	}
 	made, err := t.findExpect(ctx, func(x *Expect) bool {
-		return x.Tuple == e.Tuple && x.Zone == e.Zone && x.Master == e.Master &&
+		return x.Tuple == e.Tuple && x.Master == e.Master &&
 			x.Mask.Src == e.Mask.Src && x.Mask.SrcPort == e.Mask.SrcPort
 	})
 	if err != nil {
 		return Expect{}, fmt.Errorf("read it back: %w", err)
 	}
+	made.Zone = e.Zone // which the kernel heeds but doesn't tell
 	return made, nil
 }
 
