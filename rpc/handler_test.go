@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -157,6 +158,48 @@ func TestCallLog(t *testing.T) {
 	}
 }
 
+// TestEndedSession: a session method that doesn't know its caller was reached all the same.
+func TestEndedSession(t *testing.T) {
+	f := newFixture()
+	f.RegisterPositional(Method{Name: "view", Role: wire.RoleSession, XMLOnly: true}, func(context.Context, []any) (any, error) {
+		return nil, &wire.Error{Code: wire.Unauthenticated, Message: "the session has ended"}
+	})
+	w := f.post(t, "", "text/xml", methodCall("view", "abc"))
+	if _, code := parseResponse(t, w.Body.String()); code != wire.Unauthenticated.Number() || w.Code != http.StatusOK {
+		t.Errorf("status %d, fault %d, want 200 and %d", w.Code, code, wire.Unauthenticated.Number())
+	}
+}
+
+// brokenWriter takes so many bytes.
+type brokenWriter struct {
+	*httptest.ResponseRecorder
+	left int
+}
+
+func (w *brokenWriter) Write(b []byte) (int, error) {
+	if w.left -= len(b); w.left < 0 {
+		return 0, errors.New("broken pipe")
+	}
+	return len(b), nil
+}
+
+// TestCallerGone: a stream stops when nobody reads it, and nothing goes on as if it had ended.
+func TestCallerGone(t *testing.T) {
+	f := newFixture()
+	h := NewHandler(f.Registry, HandlerConfig{})
+	log := &CallLog{}
+	r := httptest.NewRequest(http.MethodPost, "/rpc", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"stream","params":[1000000000]}`))
+	r.Header.Set("Content-Type", "application/json")
+	r = r.WithContext(WithCallLog(WithPrincipal(r.Context(), caller{wire.RoleViewer}), log))
+	defer func() {
+		if v := recover(); v != http.ErrAbortHandler || log.Code != wire.Unavailable {
+			t.Errorf("recovered %v with the code %q, want http.ErrAbortHandler and unavailable", v, log.Code)
+		}
+	}()
+	h.ServeHTTP(&brokenWriter{httptest.NewRecorder(), 1 << 20}, r)
+	t.Error("a stream to nobody ended well")
+}
+
 // TestAbort: a method may cut the connection.
 func TestAbort(t *testing.T) {
 	r := NewRegistry()
@@ -253,7 +296,7 @@ func TestEncodeEdges(t *testing.T) {
 		{"nil slice", wire.ListResult{}.Flows, "[]"},
 		{"nil map", map[string]int(nil), "{}"},
 		{"small numbers", wire.TCP{WScale: []uint8{7, 6}}, `{"wscale":[7,6]}`},
-		{"no number", []float64{nan(), -inf()}, "[null,null]"},
+		{"no number", []float64{math.NaN(), math.Inf(-1)}, "[null,null]"},
 		{"not UTF-8", "a\xffb", `"a\ufffdb"`},
 		{"bytes", []byte{0, 255}, `"AP8="`},
 	} {
@@ -266,9 +309,6 @@ func TestEncodeEdges(t *testing.T) {
 		t.Error("a channel is encoded")
 	}
 }
-
-func inf() float64 { zero := 0.0; return 1 / zero }
-func nan() float64 { return inf() - inf() }
 
 // TestEncoderDoesNotAllocate: these calls come 60 times a flow.
 func TestEncoderDoesNotAllocate(t *testing.T) {
