@@ -46,10 +46,10 @@ const (
 // Errors that a caller may branch on. An answer of the kernel is an *OpError, which unwraps to
 // the errno.
 var (
-	// ErrNotFound says that there is no such flow or expectation.
-	ErrNotFound error = syscall.ENOENT
-	// ErrExists says that there is one already.
-	ErrExists error = syscall.EEXIST
+	// ErrNotFound says that there is no such flow or expectation. It is ENOENT.
+	ErrNotFound error = &kernelError{"no such entry", syscall.ENOENT}
+	// ErrExists says that there is one already. It is EEXIST.
+	ErrExists error = &kernelError{"there is such an entry already", syscall.EEXIST}
 	// ErrInterrupted says that the table changed so much during a dump that entries may be
 	// missing (NLM_F_DUMP_INTR): what has been read so far is no whole list; read it again.
 	ErrInterrupted = errors.New("the dump was interrupted by a change of the table; read it again")
@@ -61,6 +61,26 @@ var (
 	// ErrClosed says that the table was closed.
 	ErrClosed = errors.New("the table is closed")
 )
+
+// kernelError is an errno with the meaning that it has in this table: its own speaks of files.
+type kernelError struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (e *kernelError) Error() string { return e.text }
+func (e *kernelError) Unwrap() error { return e.errno }
+
+// errnoError returns the error of an errno that the kernel answered.
+func errnoError(errno syscall.Errno) error {
+	switch errno {
+	case syscall.ENOENT:
+		return ErrNotFound
+	case syscall.EEXIST:
+		return ErrExists
+	}
+	return errno
+}
 
 // OpError is a failed operation. It unwraps to what the kernel answered, so that
 // errors.Is(err, syscall.ENOENT) works.
@@ -137,7 +157,7 @@ func (m *message) errno() error {
 		return fmt.Errorf("%w: error message of %d bytes", errMalformed, len(m.data))
 	}
 	if code := int32(binary.NativeEndian.Uint32(m.data)); code < 0 {
-		return syscall.Errno(-code)
+		return errnoError(syscall.Errno(-code))
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -15,7 +14,7 @@ import (
 
 // decodeStrict reads a part of the parameters that may have several forms.
 func decodeStrict(path string, tree, into any) error {
-	return wire.Decoder{Strict: true}.Value(path, tree, reflect.ValueOf(into).Elem())
+	return wire.Decoder{Strict: true, Path: path}.Decode(tree, into)
 }
 
 // selector is one flow that the caller named.

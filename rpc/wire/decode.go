@@ -33,11 +33,12 @@ func Decode(tree, into any, strict bool) error {
 type Decoder struct {
 	Strict  bool
 	Subject string // whose parameters these are, for messages: a method's name
+	Path    string // where the tree stands in what it was cut from, for messages
 }
 
 // Decode is the function of the same name.
 func (d Decoder) Decode(tree, into any) error {
-	return d.value("", tree, reflect.ValueOf(into).Elem())
+	return d.value(d.Path, tree, reflect.ValueOf(into).Elem())
 }
 
 func invalid(path, format string, args ...any) *Error {
