@@ -2,4 +2,25 @@ module ctd
 
 go 1.26.0
 
-require golang.org/x/sys v0.49.0
+require (
+	github.com/google/go-cmp v0.7.0
+	github.com/mdlayher/netlink v1.9.0
+	github.com/ti-mo/conntrack v0.6.0
+	golang.org/x/sys v0.49.0
+)
+
+require (
+	github.com/mdlayher/socket v0.5.1 // indirect
+	github.com/pkg/errors v0.9.1 // indirect
+	github.com/ti-mo/netfilter v0.5.3 // indirect
+	golang.org/x/net v0.50.0 // indirect
+	golang.org/x/sync v0.14.0 // indirect
+)
+
+exclude (
+	github.com/mdlayher/netlink v1.10.0
+	github.com/mdlayher/netlink v1.10.1
+	github.com/mdlayher/netlink v1.11.0
+	github.com/mdlayher/netlink v1.11.1
+	github.com/mdlayher/netlink v1.11.2
+)

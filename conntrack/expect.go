@@ -1,18 +1,27 @@
 package conntrack
 
-import "time"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Expect is an expectation: a flow that the kernel will take as related to its master.
 type Expect struct {
-	ID       uint32 // CTA_EXPECT_ID
-	Tuple    Tuple  // what is expected
-	Mask     Tuple  // which bits of the source address and of the ports are compared
-	Master   Tuple  // original direction of the flow that expects it
-	Zone     uint16 // the master's
-	Timeout  time.Duration
-	Helper   string // CTA_EXPECT_HELP_NAME
-	Function string // CTA_EXPECT_FN: "sip", "nat-follow-master", "Q.931", "callforwarding"
-	Class    uint32
+	ID       uint32        // CTA_EXPECT_ID
+	Tuple    Tuple         // what is expected
+	Mask     Tuple         // which bits of source address and source port are compared; the destination always is, whole
+	Master   Tuple         // original direction of the flow that expects it
+	Zone     uint16        // the master's
+	Timeout  time.Duration // whole seconds left; 0 where it has no end
+	Helper   string        // CTA_EXPECT_HELP_NAME
+	Function string        // CTA_EXPECT_FN: "sip", "nat-follow-master", "Q.931", "callforwarding"
+	Class    uint32        // index into the helper's policies
 	Flags    ExpectFlags
 	NAT      *ExpectNAT
 	Unknown  []Attribute
@@ -23,13 +32,335 @@ type ExpectFlags uint32
 
 // Flags in the header's order.
 const (
-	ExpectPermanent ExpectFlags = 1 << iota // NF_CT_EXPECT_PERMANENT
-	ExpectInactive                          // NF_CT_EXPECT_INACTIVE
+	ExpectPermanent ExpectFlags = 1 << iota // NF_CT_EXPECT_PERMANENT: stays after a flow has come
+	ExpectInactive                          // NF_CT_EXPECT_INACTIVE: no flow is taken for it
 	ExpectUserspace                         // NF_CT_EXPECT_USERSPACE
 )
 
+var expectFlagNames = [...]string{"permanent", "inactive", "userspace"}
+
+// Names returns the names of the flags that are set, an unknown bit by its number.
+func (f ExpectFlags) Names() []string {
+	names := []string{}
+	for i := range 32 {
+		switch {
+		case f&(1<<i) == 0:
+		case i < len(expectFlagNames):
+			names = append(names, expectFlagNames[i])
+		default:
+			names = append(names, strconv.Itoa(i))
+		}
+	}
+	return names
+}
+
+// ParseExpectFlag reads the name or the number (0 to 31) of one flag.
+func ParseExpectFlag(s string) (ExpectFlags, bool) {
+	for i, name := range expectFlagNames {
+		if strings.EqualFold(s, name) {
+			return 1 << i, true
+		}
+	}
+	n, err := strconv.ParseUint(s, 10, 8)
+	if err != nil || n > 31 {
+		return 0, false
+	}
+	return 1 << n, true
+}
+
 // ExpectNAT is where the packets of an expected flow are translated to (CTA_EXPECT_NAT).
 type ExpectNAT struct {
-	Reply bool  // direction: false original, true reply (CTA_EXPECT_NAT_DIR)
+	Reply bool  // direction of the master that the first packet takes: original or reply
 	Tuple Tuple // Src and SrcPort are the address and port to translate to
+}
+
+// ctattr_expect and ctattr_expect_nat (linux/netfilter/nfnetlink_conntrack.h).
+const (
+	ctaExpectMaster   = 1  // CTA_EXPECT_MASTER
+	ctaExpectTuple    = 2  // CTA_EXPECT_TUPLE
+	ctaExpectMask     = 3  // CTA_EXPECT_MASK
+	ctaExpectTimeout  = 4  // CTA_EXPECT_TIMEOUT
+	ctaExpectID       = 5  // CTA_EXPECT_ID
+	ctaExpectHelpName = 6  // CTA_EXPECT_HELP_NAME
+	ctaExpectZone     = 7  // CTA_EXPECT_ZONE
+	ctaExpectFlags    = 8  // CTA_EXPECT_FLAGS
+	ctaExpectClass    = 9  // CTA_EXPECT_CLASS
+	ctaExpectNAT      = 10 // CTA_EXPECT_NAT
+	ctaExpectFN       = 11 // CTA_EXPECT_FN
+
+	ctaExpectNATDir   = 1 // CTA_EXPECT_NAT_DIR
+	ctaExpectNATTuple = 2 // CTA_EXPECT_NAT_TUPLE
+)
+
+// decodeExpect reads the attributes of an expectation's message into e. What it doesn't know is
+// kept in e.Unknown.
+func (d *decoder) decodeExpect(e *Expect, data []byte) error {
+	*e = Expect{}
+	a := attrs{rest: data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaExpectMaster:
+			ok = d.decodeTuple(&e.Master, &e.Unknown, &a)
+		case ctaExpectTuple:
+			ok = d.decodeTuple(&e.Tuple, &e.Unknown, &a)
+		case ctaExpectMask:
+			ok = d.decodeTuple(&e.Mask, &e.Unknown, &a)
+		case ctaExpectTimeout:
+			var seconds uint32
+			ok = a.be32(&seconds)
+			e.Timeout = time.Duration(seconds) * time.Second
+		case ctaExpectID:
+			ok = a.be32(&e.ID)
+		case ctaExpectHelpName:
+			e.Helper, ok = d.name(a.data), true
+		case ctaExpectZone:
+			ok = a.be16(&e.Zone)
+		case ctaExpectFlags:
+			ok = a.be32((*uint32)(&e.Flags))
+		case ctaExpectClass:
+			ok = a.be32(&e.Class)
+		case ctaExpectNAT:
+			e.NAT = &ExpectNAT{}
+			ok = d.decodeExpectNAT(e, &a)
+		case ctaExpectFN:
+			e.Function, ok = d.name(a.data), true
+		}
+		if !ok {
+			e.Unknown = append(e.Unknown, a.unknown())
+		}
+	}
+	return a.err
+}
+
+func (d *decoder) decodeExpectNAT(e *Expect, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		var dir uint32
+		switch a.typ {
+		case ctaExpectNATDir:
+			ok = a.be32(&dir)
+			e.NAT.Reply = dir == 1 // IP_CT_DIR_REPLY
+		case ctaExpectNATTuple:
+			ok = d.decodeTuple(&e.NAT.Tuple, &e.Unknown, &a)
+		}
+		if !ok {
+			e.Unknown = append(e.Unknown, a.unknown(outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+// Expects dumps the expectations. As with Flows, the sequence ends with an error where the dump
+// did.
+func (t *Table) Expects(ctx context.Context) iter.Seq2[Expect, error] {
+	return func(yield func(Expect, error) bool) {
+		var dec decoder
+		stopped := false
+		err := t.dump(ctx, msgExpGet, FamilyAny, noAttributes, func(_ *message, data []byte) (bool, error) {
+			var e Expect
+			if err := dec.decodeExpect(&e, data); err != nil {
+				return false, err
+			}
+			stopped = !yield(e, nil)
+			return !stopped, nil
+		})
+		if err != nil && !stopped {
+			yield(Expect{}, opError("list expectations", err))
+		}
+	}
+}
+
+func noAttributes(b []byte) []byte { return b }
+
+// GetExpect returns the expectation with an id; ErrNotFound where there is none. It is a dump:
+// the kernel finds expectations by tuple, which may fit several.
+func (t *Table) GetExpect(ctx context.Context, id uint32) (Expect, error) {
+	return t.findExpect(ctx, func(e *Expect) bool { return e.ID == id })
+}
+
+func (t *Table) findExpect(ctx context.Context, match func(e *Expect) bool) (Expect, error) {
+	for e, err := range t.Expects(ctx) {
+		if err != nil {
+			return Expect{}, err
+		}
+		if match(&e) {
+			return e, nil
+		}
+	}
+	return Expect{}, opError("get expectation", ErrNotFound)
+}
+
+// CreateExpect makes an expectation and returns it as the kernel holds it. Tuple and Master are
+// needed. A zero Mask compares every part of the tuple's source that isn't zero. The master must
+// have a helper, else EOPNOTSUPP; Helper must be its name or empty. Zone is the master's.
+//
+// A Timeout of 0 is the helper's own. Where it isn't, the expectation is made with the helper's
+// and then changed, because the kernel ignores the timeout of a new one.
+//
+// The kernel keeps to the helper's limit of pending expectations by dropping the oldest of the
+// master's, without an error.
+func (t *Table) CreateExpect(ctx context.Context, e Expect) (Expect, error) {
+	e, err := t.createExpect(ctx, e)
+	return e, opError("create expectation", err)
+}
+
+func (t *Table) createExpect(ctx context.Context, e Expect) (Expect, error) {
+	if err := prepareExpect(&e); err != nil {
+		return Expect{}, err
+	}
+	family := e.Tuple.Family()
+	// Without NLM_F_EXCL an expectation that another master has already would count as a success
+	// and nothing be made.
+	err := t.roundTrip(ctx, msgExpNew, flagCreate|flagExcl|flagAck, family, e.append, nil)
+	if err != nil {
+		return Expect{}, err
+	}
+	if e.Timeout != 0 {
+		if err := t.roundTrip(ctx, msgExpNew, flagAck, family, e.append, nil); err != nil {
+			return Expect{}, fmt.Errorf("set its timeout: %w", err)
+		}
+	}
+	made, err := t.findExpect(ctx, func(x *Expect) bool {
+		return x.Tuple == e.Tuple && x.Zone == e.Zone && x.Master == e.Master &&
+			x.Mask.Src == e.Mask.Src && x.Mask.SrcPort == e.Mask.SrcPort
+	})
+	if err != nil {
+		return Expect{}, fmt.Errorf("read it back: %w", err)
+	}
+	return made, nil
+}
+
+// prepareExpect completes what the kernel wants whole and says what is missing.
+func prepareExpect(e *Expect) error {
+	t := &e.Tuple
+	switch {
+	case !e.Master.Src.IsValid() || !e.Master.Dst.IsValid():
+		return fmt.Errorf("%w: the master's tuple is needed", ErrIncomplete)
+	case !t.Dst.IsValid():
+		return fmt.Errorf("%w: the tuple needs a destination address", ErrIncomplete)
+	case t.Proto.HasPorts() && t.DstPort == 0:
+		return fmt.Errorf("%w: the tuple needs a destination port, which is always compared", ErrIncomplete)
+	}
+	zero, ones := netip.IPv4Unspecified(), netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	if t.Dst.Is6() {
+		zero, ones = netip.IPv6Unspecified(), allOnes6()
+	}
+	if e.Mask.IsZero() {
+		e.Mask.Src = zero
+		if t.Src.IsValid() && !t.Src.IsUnspecified() {
+			e.Mask.Src = ones
+		}
+		if t.SrcPort != 0 {
+			e.Mask.SrcPort = 0xffff
+		}
+	}
+	if !t.Src.IsValid() {
+		t.Src = zero
+	}
+	if !e.Mask.Src.IsValid() {
+		e.Mask.Src = zero
+	}
+	// The kernel reads the mask's ports by the mask's own protocol, and wants a destination.
+	e.Mask.Proto, e.Mask.Dst, e.Mask.DstPort = t.Proto, ones, 0xffff
+	for _, addr := range []netip.Addr{t.Src, e.Mask.Src, e.Master.Src} {
+		if addr.Is4() != t.Dst.Is4() {
+			return fmt.Errorf("%w: tuple, mask and master must be of one family", ErrIncomplete)
+		}
+	}
+	if e.NAT == nil {
+		return nil
+	}
+	nat := *e.NAT // the caller's stays as it is
+	if !nat.Tuple.Src.IsValid() || nat.Tuple.Src.Is4() != t.Dst.Is4() {
+		return fmt.Errorf("%w: nat needs a source address of the tuple's family", ErrIncomplete)
+	}
+	nat.Tuple.Proto = t.Proto
+	if !nat.Tuple.Dst.IsValid() {
+		nat.Tuple.Dst = zero
+	}
+	e.NAT = &nat
+	return nil
+}
+
+func allOnes6() netip.Addr {
+	var a [16]byte
+	for i := range a {
+		a[i] = 0xff
+	}
+	return netip.AddrFrom16(a)
+}
+
+// append appends the attributes of a request to make or change e.
+func (e *Expect) append(b []byte) []byte {
+	b = appendTuple(b, ctaExpectMaster, &e.Master)
+	b = appendTuple(b, ctaExpectTuple, &e.Tuple)
+	b = appendTuple(b, ctaExpectMask, &e.Mask)
+	if e.Timeout != 0 {
+		b = appendBE32(b, ctaExpectTimeout, uint32(e.Timeout/time.Second))
+	}
+	if e.Helper != "" {
+		b = appendName(b, ctaExpectHelpName, e.Helper)
+	}
+	if e.Zone != 0 {
+		b = appendBE16(b, ctaExpectZone, e.Zone)
+	}
+	if e.Flags != 0 {
+		b = appendBE32(b, ctaExpectFlags, uint32(e.Flags))
+	}
+	if e.Class != 0 {
+		b = appendBE32(b, ctaExpectClass, e.Class)
+	}
+	if e.Function != "" {
+		b = appendName(b, ctaExpectFN, e.Function)
+	}
+	if e.NAT == nil {
+		return b
+	}
+	start := len(b)
+	b = beginNest(b, ctaExpectNAT)
+	var dir uint32
+	if e.NAT.Reply {
+		dir = 1 // IP_CT_DIR_REPLY
+	}
+	b = appendBE32(b, ctaExpectNATDir, dir)
+	b = appendTuple(b, ctaExpectNATTuple, &e.NAT.Tuple)
+	return endNest(b, start)
+}
+
+// KillExpects deletes expectations and returns an error for each as Kill does. The kernel finds
+// one by its tuple and compares the id.
+func (t *Table) KillExpects(ctx context.Context, es []Expect) []error {
+	errs := t.batch(ctx, len(es), msgExpDelete, 0, func(b []byte, i int) ([]byte, Family, error) {
+		e := &es[i]
+		if !e.Tuple.Src.IsValid() || !e.Tuple.Dst.IsValid() {
+			return b, 0, ErrNoKey // without a tuple the kernel would delete all
+		}
+		b = appendTuple(b, ctaExpectTuple, &e.Tuple)
+		if e.Zone != 0 {
+			b = appendBE16(b, ctaExpectZone, e.Zone)
+		}
+		if e.ID != 0 {
+			b = appendBE32(b, ctaExpectID, e.ID)
+		}
+		return b, e.Tuple.Family(), nil
+	})
+	return wrapAll("kill expectation", errs)
+}
+
+// FlushExpects deletes all expectations and returns how many there were.
+func (t *Table) FlushExpects(ctx context.Context) (int, error) {
+	n := 0
+	for _, err := range t.Expects(ctx) {
+		if err != nil {
+			return 0, err
+		}
+		n++
+	}
+	err := t.roundTrip(ctx, msgExpDelete, flagAck, FamilyAny, noAttributes, nil)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return n, opError("flush expectations", err)
 }

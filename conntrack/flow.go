@@ -167,6 +167,229 @@ type SynProxy struct {
 
 // Attribute is a netlink attribute that this package doesn't decode.
 type Attribute struct {
-	Type uint16 // CTA_*, without the flag bits
+	// Path is the attribute's number behind those of the attributes around it, joined by dots:
+	// "25" is CTA_FILTER, "4.1.9" an unknown attribute of CTA_PROTOINFO's CTA_PROTOINFO_TCP.
+	Path string
 	Data []byte
+}
+
+// ctattr_type (linux/netfilter/nfnetlink_conntrack.h).
+const (
+	ctaTupleOrig     = 1  // CTA_TUPLE_ORIG
+	ctaTupleReply    = 2  // CTA_TUPLE_REPLY
+	ctaStatus        = 3  // CTA_STATUS
+	ctaProtoInfo     = 4  // CTA_PROTOINFO
+	ctaHelp          = 5  // CTA_HELP
+	ctaNATSrc        = 6  // CTA_NAT_SRC
+	ctaTimeout       = 7  // CTA_TIMEOUT
+	ctaMark          = 8  // CTA_MARK
+	ctaCountersOrig  = 9  // CTA_COUNTERS_ORIG
+	ctaCountersReply = 10 // CTA_COUNTERS_REPLY
+	ctaUse           = 11 // CTA_USE
+	ctaID            = 12 // CTA_ID
+	ctaNATDst        = 13 // CTA_NAT_DST
+	ctaTupleMaster   = 14 // CTA_TUPLE_MASTER
+	ctaSeqAdjOrig    = 15 // CTA_SEQ_ADJ_ORIG
+	ctaSeqAdjReply   = 16 // CTA_SEQ_ADJ_REPLY
+	ctaZone          = 18 // CTA_ZONE
+	ctaSecCtx        = 19 // CTA_SECCTX
+	ctaTimestamp     = 20 // CTA_TIMESTAMP
+	ctaMarkMask      = 21 // CTA_MARK_MASK
+	ctaLabels        = 22 // CTA_LABELS
+	ctaLabelsMask    = 23 // CTA_LABELS_MASK
+	ctaSynProxy      = 24 // CTA_SYNPROXY
+	ctaFilter        = 25 // CTA_FILTER
+	ctaStatusMask    = 26 // CTA_STATUS_MASK
+)
+
+// Attributes inside those above.
+const (
+	ctaCountersPackets = 1 // CTA_COUNTERS_PACKETS
+	ctaCountersBytes   = 2 // CTA_COUNTERS_BYTES
+	ctaCountersPad     = 5 // CTA_COUNTERS_PAD
+
+	ctaHelpName   = 1 // CTA_HELP_NAME
+	ctaSecCtxName = 1 // CTA_SECCTX_NAME
+
+	ctaTimestampStart = 1 // CTA_TIMESTAMP_START
+	ctaTimestampStop  = 2 // CTA_TIMESTAMP_STOP
+	ctaTimestampPad   = 3 // CTA_TIMESTAMP_PAD
+
+	ctaSeqAdjPosition = 1 // CTA_SEQADJ_CORRECTION_POS
+	ctaSeqAdjBefore   = 2 // CTA_SEQADJ_OFFSET_BEFORE
+	ctaSeqAdjAfter    = 3 // CTA_SEQADJ_OFFSET_AFTER
+
+	ctaSynProxyISN   = 1 // CTA_SYNPROXY_ISN
+	ctaSynProxyITS   = 2 // CTA_SYNPROXY_ITS
+	ctaSynProxyTSOff = 3 // CTA_SYNPROXY_TSOFF
+
+	ctaFilterOrigFlags  = 1 // CTA_FILTER_ORIG_FLAGS, native order
+	ctaFilterReplyFlags = 2 // CTA_FILTER_REPLY_FLAGS, native order
+)
+
+// decodeFlow reads the attributes of a flow's message into f. What it doesn't know, or what
+// isn't as long as the kernel makes it, is kept in f.Unknown.
+func (d *decoder) decodeFlow(f *Flow, data []byte) error {
+	*f = Flow{}
+	a := attrs{rest: data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaTupleOrig:
+			ok = d.decodeTuple(&f.Orig, &f.Unknown, &a)
+		case ctaTupleReply:
+			ok = d.decodeTuple(&f.Reply, &f.Unknown, &a)
+		case ctaTupleMaster:
+			ok = d.decodeTuple(&f.Master, &f.Unknown, &a)
+		case ctaStatus:
+			ok = a.be32((*uint32)(&f.Status))
+		case ctaProtoInfo:
+			ok = d.decodeProtoInfo(f, &a)
+		case ctaHelp:
+			ok = d.decodeName(&f.Helper, &f.Unknown, &a, ctaHelpName)
+		case ctaTimeout:
+			var seconds uint32
+			if ok = a.be32(&seconds); ok {
+				f.Timeout = time.Duration(seconds) * time.Second
+				f.Set(AttrTimeout)
+			}
+		case ctaMark:
+			ok = f.setIf(AttrMark, a.be32(&f.Mark))
+		case ctaCountersOrig:
+			ok = f.decodeCounter(&f.OrigCounter, &a)
+		case ctaCountersReply:
+			ok = f.decodeCounter(&f.ReplyCounter, &a)
+		case ctaUse:
+			ok = f.setIf(AttrUse, a.be32(&f.Use))
+		case ctaID:
+			ok = f.setIf(AttrID, a.be32(&f.ID))
+		case ctaSeqAdjOrig:
+			ok = f.decodeSeqAdj(&f.SeqAdj[0], &a)
+		case ctaSeqAdjReply:
+			ok = f.decodeSeqAdj(&f.SeqAdj[1], &a)
+		case ctaZone:
+			ok = a.be16(&f.Zone)
+		case ctaSecCtx:
+			ok = d.decodeName(&f.SecCtx, &f.Unknown, &a, ctaSecCtxName)
+		case ctaTimestamp:
+			ok = f.decodeTimestamp(&a)
+		case ctaLabels:
+			if ok = len(a.data) <= len(f.Labels); ok {
+				copy(f.Labels[:], a.data)
+				f.Set(AttrLabels)
+			}
+		case ctaSynProxy:
+			ok = f.decodeSynProxy(&a)
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown())
+		}
+	}
+	return a.err
+}
+
+// setIf marks an attribute as supplied if ok, and returns ok.
+func (f *Flow) setIf(a Attrs, ok bool) bool {
+	if ok {
+		f.Set(a)
+	}
+	return ok
+}
+
+// Each of the functions below reads one attribute that holds others. It returns false where the
+// inside is no list of attributes, and keeps what it doesn't know inside as unknown.
+
+func (f *Flow) decodeCounter(c *Counter, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaCountersPackets:
+			ok = a.be64(&c.Packets)
+		case ctaCountersBytes:
+			ok = a.be64(&c.Bytes)
+		case ctaCountersPad:
+			ok = true
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown(outer.typ))
+		}
+	}
+	return f.setIf(AttrCounters, a.err == nil)
+}
+
+func (f *Flow) decodeTimestamp(outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		var ns uint64
+		switch a.typ {
+		case ctaTimestampStart:
+			ok = a.be64(&ns)
+			f.Start = int64(ns)
+		case ctaTimestampStop:
+			ok = a.be64(&ns)
+			f.Stop = int64(ns)
+		case ctaTimestampPad:
+			ok = true
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown(outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+func (f *Flow) decodeSeqAdj(s *SeqAdj, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		var v uint32
+		switch a.typ {
+		case ctaSeqAdjPosition:
+			ok = a.be32(&s.CorrectionPos)
+		case ctaSeqAdjBefore:
+			ok = a.be32(&v)
+			s.OffsetBefore = int32(v)
+		case ctaSeqAdjAfter:
+			ok = a.be32(&v)
+			s.OffsetAfter = int32(v)
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown(outer.typ))
+		}
+	}
+	return f.setIf(AttrSeqAdj, a.err == nil)
+}
+
+func (f *Flow) decodeSynProxy(outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaSynProxyISN:
+			ok = a.be32(&f.SynProxy.ISN)
+		case ctaSynProxyITS:
+			ok = a.be32(&f.SynProxy.ITS)
+		case ctaSynProxyTSOff:
+			ok = a.be32(&f.SynProxy.TSOff)
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown(outer.typ))
+		}
+	}
+	return f.setIf(AttrSynProxy, a.err == nil)
+}
+
+// decodeName reads an attribute that holds a string under one type.
+func (d *decoder) decodeName(s *string, unknown *[]Attribute, outer *attrs, typ uint16) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		if a.typ == typ {
+			*s = d.name(a.data)
+		} else {
+			*unknown = append(*unknown, a.unknown(outer.typ))
+		}
+	}
+	return a.err == nil
 }

@@ -154,3 +154,140 @@ func ParseState(p Protocol, s string) (uint8, bool) {
 	n, err := strconv.ParseUint(s, 10, 8)
 	return uint8(n), err == nil
 }
+
+// ctattr_protoinfo and the enums of each protocol (linux/netfilter/nfnetlink_conntrack.h).
+const (
+	ctaProtoInfoTCP  = 1 // CTA_PROTOINFO_TCP
+	ctaProtoInfoDCCP = 2 // CTA_PROTOINFO_DCCP
+	ctaProtoInfoSCTP = 3 // CTA_PROTOINFO_SCTP
+
+	ctaTCPState       = 1 // CTA_PROTOINFO_TCP_STATE
+	ctaTCPWScaleOrig  = 2 // CTA_PROTOINFO_TCP_WSCALE_ORIGINAL
+	ctaTCPWScaleReply = 3 // CTA_PROTOINFO_TCP_WSCALE_REPLY
+	ctaTCPFlagsOrig   = 4 // CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: struct nf_ct_tcp_flags {flags, mask}
+	ctaTCPFlagsReply  = 5 // CTA_PROTOINFO_TCP_FLAGS_REPLY
+
+	ctaDCCPState        = 1 // CTA_PROTOINFO_DCCP_STATE
+	ctaDCCPRole         = 2 // CTA_PROTOINFO_DCCP_ROLE
+	ctaDCCPHandshakeSeq = 3 // CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ
+	ctaDCCPPad          = 4 // CTA_PROTOINFO_DCCP_PAD
+
+	ctaSCTPState     = 1 // CTA_PROTOINFO_SCTP_STATE
+	ctaSCTPVTagOrig  = 2 // CTA_PROTOINFO_SCTP_VTAG_ORIGINAL
+	ctaSCTPVTagReply = 3 // CTA_PROTOINFO_SCTP_VTAG_REPLY
+)
+
+func (d *decoder) decodeProtoInfo(f *Flow, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaProtoInfoTCP:
+			ok = f.decodeTCP(outer.typ, &a)
+		case ctaProtoInfoDCCP:
+			ok = f.decodeDCCP(outer.typ, &a)
+		case ctaProtoInfoSCTP:
+			ok = f.decodeSCTP(outer.typ, &a)
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown(outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+func (f *Flow) decodeTCP(protoInfo uint16, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaTCPState:
+			ok = f.setIf(AttrState, a.u8(&f.State))
+		case ctaTCPWScaleOrig:
+			ok = f.setIf(AttrTCP, a.u8(&f.TCP.WScale[0]))
+		case ctaTCPWScaleReply:
+			ok = f.setIf(AttrTCP, a.u8(&f.TCP.WScale[1]))
+		case ctaTCPFlagsOrig, ctaTCPFlagsReply:
+			if ok = len(a.data) == 2; ok {
+				f.TCP.Flags[a.typ-ctaTCPFlagsOrig] = a.data[0]
+				f.Set(AttrTCP)
+			}
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown(protoInfo, outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+func (f *Flow) decodeDCCP(protoInfo uint16, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaDCCPState:
+			ok = f.setIf(AttrState, a.u8(&f.State))
+		case ctaDCCPRole:
+			ok = f.setIf(AttrDCCP, a.u8(&f.DCCP.Role))
+		case ctaDCCPHandshakeSeq:
+			ok = f.setIf(AttrDCCP, a.be64(&f.DCCP.HandshakeSeq))
+		case ctaDCCPPad:
+			ok = true
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown(protoInfo, outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+func (f *Flow) decodeSCTP(protoInfo uint16, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaSCTPState:
+			ok = f.setIf(AttrState, a.u8(&f.State))
+		case ctaSCTPVTagOrig:
+			ok = f.setIf(AttrSCTP, a.be32(&f.SCTP.VTag[0]))
+		case ctaSCTPVTagReply:
+			ok = f.setIf(AttrSCTP, a.be32(&f.SCTP.VTag[1]))
+		}
+		if !ok {
+			f.Unknown = append(f.Unknown, a.unknown(protoInfo, outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+// appendProtoInfo appends what f says of its connection's state. tcpFlagsMask says which TCP
+// flags the kernel shall take over.
+func appendProtoInfo(b []byte, f *Flow, tcpFlagsMask uint8) []byte {
+	start := len(b)
+	b = beginNest(b, ctaProtoInfo)
+	inner := len(b)
+	switch f.Orig.Proto {
+	case TCP:
+		b = beginNest(b, ctaProtoInfoTCP)
+		b = appendU8(b, ctaTCPState, f.State)
+		if f.Has(AttrTCP) {
+			b = appendU8(b, ctaTCPWScaleOrig, f.TCP.WScale[0])
+			b = appendU8(b, ctaTCPWScaleReply, f.TCP.WScale[1])
+			b = appendAttr(b, ctaTCPFlagsOrig, []byte{f.TCP.Flags[0], tcpFlagsMask})
+			b = appendAttr(b, ctaTCPFlagsReply, []byte{f.TCP.Flags[1], tcpFlagsMask})
+		}
+	case SCTP:
+		b = beginNest(b, ctaProtoInfoSCTP)
+		b = appendU8(b, ctaSCTPState, f.State)
+		b = appendBE32(b, ctaSCTPVTagOrig, f.SCTP.VTag[0])
+		b = appendBE32(b, ctaSCTPVTagReply, f.SCTP.VTag[1])
+	case DCCP:
+		b = beginNest(b, ctaProtoInfoDCCP)
+		b = appendU8(b, ctaDCCPState, f.State)
+		b = appendU8(b, ctaDCCPRole, f.DCCP.Role)
+		b = appendBE64(b, ctaDCCPHandshakeSeq, f.DCCP.HandshakeSeq)
+	default:
+		return b[:start]
+	}
+	return endNest(endNest(b, inner), start)
+}

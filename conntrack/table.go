@@ -3,113 +3,287 @@ package conntrack
 import (
 	"context"
 	"errors"
-	"iter"
-	"net/netip"
-	"time"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
 )
 
 // Config says which table to open. The zero value is the table of the caller's own network
 // namespace.
 type Config struct {
-	// NetNS is a network namespace: a name in /run/netns or a path such as /proc/123/ns/net.
+	// NetNS is a network namespace: a name in /run/netns or a path such as /proc/123/ns/net. To
+	// enter one needs CAP_SYS_ADMIN.
 	NetNS string
 }
 
+// idleConns is how many sockets are kept for the next request: one to a processor of a large
+// router. More may be open at a time.
+const idleConns = 16
+
 // Table is the connection tracking table of one network namespace. Its methods may be called
-// from many goroutines at once.
-type Table struct{}
+// from many goroutines at once; each request has a socket of its own meanwhile.
+type Table struct {
+	netns *os.File // nil: the caller's own
 
-// Open opens the table.
-func Open(cfg Config) (*Table, error) { return nil, errors.ErrUnsupported }
-
-// Close ends what is under way and gives back the sockets.
-func (t *Table) Close() error { return nil }
-
-// ListOption changes what Flows does.
-type ListOption func(*listConfig)
-
-type listConfig struct{}
-
-// Source is one of the kernel's tables of flows.
-type Source uint8
-
-// The tables.
-const (
-	Main        Source = iota // flows that are confirmed: the table that conntrack -L lists
-	Dying                     // flows that were deleted but are still referenced
-	Unconfirmed               // flows whose first packet has not left the machine yet
-)
-
-// From lists another table than Main.
-func From(s Source) ListOption { return nil }
-
-// Zeroing resets the counters of the flows that are listed. Every other reader loses these counts.
-func Zeroing() ListOption { return nil }
-
-// CountScanned adds to *n the number of entries that the kernel sent.
-func CountScanned(n *int) ListOption { return nil }
-
-// Flows dumps the table.
-func (t *Table) Flows(ctx context.Context, f Filter, opts ...ListOption) iter.Seq2[Flow, error] {
-	return nil
+	mu     sync.Mutex
+	closed bool
+	idle   []*conn
 }
 
-// Count returns how many flows match.
-func (t *Table) Count(ctx context.Context, f Filter) (int, error) { return 0, nil }
-
-// Get returns one flow; ErrNotFound where there is none.
-func (t *Table) Get(ctx context.Context, k Key) (Flow, error) { return Flow{}, nil }
-
-// Kill deletes flows. The result has an error for each key: nil for a flow that was deleted,
-// ErrNotFound for one that was gone already.
-func (t *Table) Kill(ctx context.Context, keys []Key) []error { return nil }
-
-// Modify changes flows, with an error for each key as Kill.
-func (t *Table) Modify(ctx context.Context, keys []Key, c Change) []error { return nil }
-
-// Replace makes the same flow anew with other NAT: old is deleted, a flow with the addresses of
-// reply is made, and old is put back if that fails.
-func (t *Table) Replace(ctx context.Context, k Key, nat NAT) (Flow, error) { return Flow{}, nil }
-
-// Create makes a flow and returns it as the kernel holds it.
-func (t *Table) Create(ctx context.Context, f Flow) (Flow, error) { return Flow{}, nil }
-
-// Flush deletes all flows of a family (FamilyAny: all) and zone (nil: all) and returns how many.
-func (t *Table) Flush(ctx context.Context, family Family, zone *uint16) (int, error) { return 0, nil }
-
-// Expects dumps the expectations.
-func (t *Table) Expects(ctx context.Context) iter.Seq2[Expect, error] { return nil }
-
-// CreateExpect makes an expectation and returns it as the kernel holds it.
-func (t *Table) CreateExpect(ctx context.Context, e Expect) (Expect, error) { return Expect{}, nil }
-
-// KillExpects deletes expectations, with an error for each as Kill.
-func (t *Table) KillExpects(ctx context.Context, es []Expect) []error { return nil }
-
-// FlushExpects deletes all expectations and returns how many there were.
-func (t *Table) FlushExpects(ctx context.Context) (int, error) { return 0, nil }
-
-// Change is what Modify changes; what is nil stays.
-type Change struct {
-	Timeout      *time.Duration
-	FixedTimeout bool // packets no longer refresh the timeout; can't be taken back
-	Mark         *MaskedMark
-	Status       Status // bits to set: seen reply, assured, fixed timeout; none can be cleared
-	Labels       *MaskedLabels
-	Helper       *string // "" takes it away
-	State        *uint8  // TCP state
+// Open opens the table. It fails where the namespace or the kernel's netlink interface to the
+// table can't be reached; it needs CAP_NET_ADMIN for anything to be answered later.
+func Open(cfg Config) (*Table, error) {
+	netns, err := openNetNS(cfg.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	t := &Table{netns: netns}
+	c, err := dial(netns)
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	t.idle = append(t.idle, c)
+	return t, nil
 }
 
-// MaskedMark is a mark and which of its bits count; a Mask of 0 stands for all.
-type MaskedMark struct{ Value, Mask uint32 }
-
-// MaskedLabels is a set of labels and which of them to change.
-type MaskedLabels struct{ Value, Mask Labels }
-
-// NAT is where a flow is translated to; a zero address or port keeps the original's.
-type NAT struct {
-	Src, Dst netip.AddrPort // either half may be zero: netip.Addr{} or port 0
+// Close gives back the sockets that are idle; those in use close when their request ends.
+func (t *Table) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for _, c := range t.idle {
+		errs = append(errs, c.close())
+	}
+	t.idle = nil
+	if t.netns != nil && !t.closed {
+		errs = append(errs, t.netns.Close())
+	}
+	t.closed = true
+	return errors.Join(errs...)
 }
 
-// ErrNotFound is returned where there is no such flow or expectation (ENOENT).
-var ErrNotFound = errors.New("no such entry")
+// InNetNS runs fn on an operating system thread that is in the table's network namespace.
+func (t *Table) InNetNS(fn func() error) error { return inNetNS(t.netns, fn) }
+
+// NetNS returns the file of the table's network namespace, or nil for the caller's own.
+func (t *Table) NetNS() *os.File { return t.netns }
+
+// Sysctl returns a setting of net.netfilter in the table's namespace, e.g. "nf_conntrack_acct".
+func (t *Table) Sysctl(name string) (string, error) {
+	var value string
+	err := t.InNetNS(func() error {
+		b, err := os.ReadFile("/proc/sys/net/netfilter/" + name)
+		value = strings.TrimSpace(string(b))
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("read net.netfilter.%s: %w", name, err)
+	}
+	return value, nil
+}
+
+func (t *Table) acquire() (*conn, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, ErrClosed
+	}
+	if n := len(t.idle); n > 0 {
+		c := t.idle[n-1]
+		t.idle = t.idle[:n-1]
+		return c, nil
+	}
+	return dial(t.netns)
+}
+
+func (t *Table) release(c *conn, reusable bool) {
+	t.mu.Lock()
+	keep := reusable && !t.closed && len(t.idle) < idleConns
+	if keep {
+		t.idle = append(t.idle, c)
+	}
+	t.mu.Unlock()
+	if !keep {
+		_ = c.close()
+	}
+}
+
+// with runs fn with a socket whose waits end with ctx. An error of fn is taken to have left the
+// socket in the middle of an answer unless it is the kernel's own.
+func (t *Table) with(ctx context.Context, fn func(c *conn) (reusable bool, err error)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c, err := t.acquire()
+	if err != nil {
+		return err
+	}
+	stop := c.cancelWith(ctx)
+	reusable := false
+	defer func() { t.release(c, stop() && reusable) }() // also when a consumer panics
+	reusable, err = fn(c)
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// roundTrip sends one request and gives the answer's attributes to fn, where there is an answer
+// with attributes. flags must hold flagAck where there is none.
+func (t *Table) roundTrip(ctx context.Context, typ, flags uint16, family Family,
+	build func(b []byte) []byte, fn func(data []byte) error,
+) error {
+	return t.with(ctx, func(c *conn) (bool, error) {
+		c.seq++
+		c.out = build(beginMessage(c.out[:0], typ, flags, c.seq, family))
+		endMessage(c.out, 0)
+		if err := c.send(); err != nil {
+			return false, err
+		}
+		for {
+			datagram, err := c.receive()
+			if err != nil {
+				return false, err
+			}
+			for len(datagram) > 0 {
+				var m message
+				if m, datagram, err = nextMessage(datagram); err != nil {
+					return false, err
+				}
+				switch {
+				case m.seq != c.seq:
+				case m.typ == nlmsgError:
+					return true, m.errno()
+				case flags&flagAck == 0:
+					data, err := m.attributes()
+					if err == nil {
+						err = fn(data)
+					}
+					return true, err
+				}
+			}
+		}
+	})
+}
+
+// dump sends a request for a dump and gives each entry to fn, until it wants no more.
+func (t *Table) dump(ctx context.Context, typ uint16, family Family,
+	build func(b []byte) []byte, fn func(m *message, data []byte) (more bool, err error),
+) error {
+	return t.with(ctx, func(c *conn) (bool, error) {
+		c.seq++
+		c.out = build(beginMessage(c.out[:0], typ, flagDump, c.seq, family))
+		endMessage(c.out, 0)
+		if err := c.send(); err != nil {
+			return false, err
+		}
+		for {
+			datagram, err := c.receive()
+			if err != nil {
+				return false, err
+			}
+			for len(datagram) > 0 {
+				var m message
+				if m, datagram, err = nextMessage(datagram); err != nil {
+					return false, err
+				}
+				switch {
+				case m.seq != c.seq:
+					continue
+				case m.typ == nlmsgError:
+					return true, m.errno()
+				case m.flags&flagDumpIntr != 0:
+					return false, ErrInterrupted
+				case m.typ == nlmsgDone:
+					return true, m.errno()
+				}
+				data, err := m.attributes()
+				if err != nil {
+					return false, err
+				}
+				if more, err := fn(&m, data); err != nil || !more {
+					return false, err
+				}
+			}
+		}
+	})
+}
+
+// batchSize is how many requests go to the kernel in one datagram. It works them off before
+// sendto(2) returns, so that larger ones gain little and hold up cancelling.
+const batchSize = 64
+
+// batch sends n requests without answers of their own and returns an error for each. build
+// appends the attributes of request i and returns its message type and family; an error keeps it
+// from being sent.
+func (t *Table) batch(ctx context.Context, n int, typ, flags uint16,
+	build func(b []byte, i int) ([]byte, Family, error),
+) []error {
+	errs := make([]error, n)
+	for start := 0; start < n; start += batchSize {
+		end := min(start+batchSize, n)
+		err := t.with(ctx, func(c *conn) (bool, error) {
+			return c.batch(errs[start:end], typ, flags, func(b []byte, i int) ([]byte, Family, error) {
+				return build(b, start+i)
+			})
+		})
+		if err != nil {
+			// Whether the kernel has worked off the requests of this datagram isn't known.
+			for i := start; i < n; i++ {
+				if errs[i] == nil {
+					errs[i] = err
+				}
+			}
+			break
+		}
+	}
+	return errs
+}
+
+func (c *conn) batch(errs []error, typ, flags uint16,
+	build func(b []byte, i int) ([]byte, Family, error),
+) (bool, error) {
+	c.out = c.out[:0]
+	base := c.seq + 1
+	last, lastStart := -1, 0
+	for i := range errs {
+		start := len(c.out)
+		b, family, err := build(beginMessage(c.out, typ, flags, base+uint32(i), FamilyAny), i)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		b[start+nlHeaderLen] = uint8(family) // nfgenmsg.nfgen_family
+		c.out = endMessage(b, start)
+		last, lastStart = i, start
+	}
+	c.seq += uint32(len(errs))
+	if last < 0 {
+		return true, nil
+	}
+	orFlags(c.out[lastStart:], flagAck) // the kernel works in order: this answer is the last
+	if err := c.send(); err != nil {
+		return false, err
+	}
+	for {
+		datagram, err := c.receive()
+		if err != nil {
+			return false, err
+		}
+		for len(datagram) > 0 {
+			var m message
+			if m, datagram, err = nextMessage(datagram); err != nil {
+				return false, err
+			}
+			i := int(m.seq - base)
+			if m.typ != nlmsgError || i < 0 || i >= len(errs) {
+				continue
+			}
+			errs[i] = m.errno()
+			if i == last {
+				return true, nil
+			}
+		}
+	}
+}

@@ -81,3 +81,158 @@ func (t Tuple) String() string {
 	}
 	return fmt.Sprintf("%s %s -> %s", t.Proto, t.Src, t.Dst)
 }
+
+// ctattr_tuple, ctattr_ip and ctattr_l4proto (linux/netfilter/nfnetlink_conntrack.h).
+const (
+	ctaTupleIP    = 1 // CTA_TUPLE_IP
+	ctaTupleProto = 2 // CTA_TUPLE_PROTO
+	ctaTupleZone  = 3 // CTA_TUPLE_ZONE
+
+	ctaIPv4Src = 1 // CTA_IP_V4_SRC
+	ctaIPv4Dst = 2 // CTA_IP_V4_DST
+	ctaIPv6Src = 3 // CTA_IP_V6_SRC
+	ctaIPv6Dst = 4 // CTA_IP_V6_DST
+
+	ctaProtoNum        = 1 // CTA_PROTO_NUM
+	ctaProtoSrcPort    = 2 // CTA_PROTO_SRC_PORT
+	ctaProtoDstPort    = 3 // CTA_PROTO_DST_PORT
+	ctaProtoICMPID     = 4 // CTA_PROTO_ICMP_ID
+	ctaProtoICMPType   = 5 // CTA_PROTO_ICMP_TYPE
+	ctaProtoICMPCode   = 6 // CTA_PROTO_ICMP_CODE
+	ctaProtoICMPv6ID   = 7 // CTA_PROTO_ICMPV6_ID
+	ctaProtoICMPv6Type = 8 // CTA_PROTO_ICMPV6_TYPE
+	ctaProtoICMPv6Code = 9 // CTA_PROTO_ICMPV6_CODE
+)
+
+func (d *decoder) decodeTuple(t *Tuple, unknown *[]Attribute, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaTupleIP:
+			ok = t.decodeIP(unknown, outer.typ, &a)
+		case ctaTupleProto:
+			ok = t.decodeProto(unknown, outer.typ, &a)
+		case ctaTupleZone:
+			ok = a.be16(&t.Zone)
+		}
+		if !ok {
+			*unknown = append(*unknown, a.unknown(outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+func (t *Tuple) decodeIP(unknown *[]Attribute, tuple uint16, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaIPv4Src:
+			ok = a.addr4(&t.Src)
+		case ctaIPv4Dst:
+			ok = a.addr4(&t.Dst)
+		case ctaIPv6Src:
+			ok = a.addr16(&t.Src)
+		case ctaIPv6Dst:
+			ok = a.addr16(&t.Dst)
+		}
+		if !ok {
+			*unknown = append(*unknown, a.unknown(tuple, outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+func (t *Tuple) decodeProto(unknown *[]Attribute, tuple uint16, outer *attrs) bool {
+	a := attrs{rest: outer.data}
+	for a.next() {
+		ok := false
+		switch a.typ {
+		case ctaProtoNum:
+			ok = a.u8((*uint8)(&t.Proto))
+		case ctaProtoSrcPort:
+			ok = a.be16(&t.SrcPort)
+		case ctaProtoDstPort:
+			ok = a.be16(&t.DstPort)
+		case ctaProtoICMPID, ctaProtoICMPv6ID:
+			ok = a.be16(&t.ICMPID)
+		case ctaProtoICMPType, ctaProtoICMPv6Type:
+			ok = a.u8(&t.ICMPType)
+		case ctaProtoICMPCode, ctaProtoICMPv6Code:
+			ok = a.u8(&t.ICMPCode)
+		}
+		if !ok {
+			*unknown = append(*unknown, a.unknown(tuple, outer.typ))
+		}
+	}
+	return a.err == nil
+}
+
+// Filter flags: which fields of a tuple CTA_FILTER compares (net/netfilter/nf_conntrack_netlink.c,
+// CTA_FILTER_FLAG and the enum before it).
+const (
+	filterIPSrc      = 1 << 0
+	filterIPDst      = 1 << 1
+	filterTupleZone  = 1 << 2
+	filterProtoNum   = 1 << 3
+	filterSrcPort    = 1 << 4
+	filterDstPort    = 1 << 5
+	filterICMPType   = 1 << 6
+	filterICMPCode   = 1 << 7
+	filterICMPID     = 1 << 8
+	filterICMPv6Type = 1 << 9
+	filterICMPv6Code = 1 << 10
+	filterICMPv6ID   = 1 << 11
+)
+
+// appendTuple appends t as an attribute of type typ.
+func appendTuple(b []byte, typ uint16, t *Tuple) []byte {
+	start := len(b)
+	b = beginNest(b, typ)
+	b = appendIP(b, t)
+	b = appendProto(b, t)
+	if t.Zone != 0 {
+		b = appendBE16(b, ctaTupleZone, t.Zone)
+	}
+	return endNest(b, start)
+}
+
+func appendIP(b []byte, t *Tuple) []byte {
+	start := len(b)
+	b = beginNest(b, ctaTupleIP)
+	b = appendAddr(b, ctaIPv4Src, ctaIPv6Src, t.Src)
+	b = appendAddr(b, ctaIPv4Dst, ctaIPv6Dst, t.Dst)
+	return endNest(b, start)
+}
+
+// appendAddr appends an address under the type of its family, and nothing for none.
+func appendAddr(b []byte, typ4, typ6 uint16, addr netip.Addr) []byte {
+	switch {
+	case addr.Is4():
+		return appendAttr(b, typ4, addr.AsSlice())
+	case addr.Is6():
+		return appendAttr(b, typ6, addr.AsSlice())
+	}
+	return b
+}
+
+func appendProto(b []byte, t *Tuple) []byte {
+	start := len(b)
+	b = beginNest(b, ctaTupleProto)
+	b = appendU8(b, ctaProtoNum, uint8(t.Proto))
+	switch {
+	case t.Proto.HasPorts(), t.Proto == GRE:
+		b = appendBE16(b, ctaProtoSrcPort, t.SrcPort)
+		b = appendBE16(b, ctaProtoDstPort, t.DstPort)
+	case t.Proto == ICMP:
+		b = appendBE16(b, ctaProtoICMPID, t.ICMPID)
+		b = appendU8(b, ctaProtoICMPType, t.ICMPType)
+		b = appendU8(b, ctaProtoICMPCode, t.ICMPCode)
+	case t.Proto == ICMPv6:
+		b = appendBE16(b, ctaProtoICMPv6ID, t.ICMPID)
+		b = appendU8(b, ctaProtoICMPv6Type, t.ICMPType)
+		b = appendU8(b, ctaProtoICMPv6Code, t.ICMPCode)
+	}
+	return endNest(b, start)
+}
