@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -104,12 +105,21 @@ func TestRig(t *testing.T) {
 	if _, err := r.conntrack(t.Context(), append([]string{"-G"}, flowAt(22).args()...)...); err != nil {
 		t.Error(err)
 	}
-	for _, source := range []string{oneSource, oneNet} {
-		if _, err := r.conntrack(t.Context(), "-D", "-s", source); err != nil {
+	left := n
+	for _, kill := range []struct {
+		args []string
+		want int
+	}{
+		{[]string{"-s", oneSource}, n / groups},
+		{[]string{"-s", oneNet}, n / groups},
+		{[]string{"-s", "10.3.0.0/16", "-m", strconv.Itoa(oneMark)}, n / groups / marks},
+	} {
+		if _, err := r.conntrack(t.Context(), append([]string{"-D"}, kill.args...)...); err != nil {
 			t.Error(err)
 		}
-	}
-	if err := r.holds(t.Context(), n-2*n/groups); err != nil {
-		t.Errorf("after two kills: %v", err)
+		left -= kill.want
+		if err := r.holds(t.Context(), left); err != nil {
+			t.Errorf("after killing %q: %v", kill.args, err)
+		}
 	}
 }

@@ -128,9 +128,10 @@ func (r *rig) load(ctx context.Context, chosen func(i int) bool) error {
 	}
 	defer os.Remove(file.Name())
 	w := bufio.NewWriterSize(file, 1<<20)
+	// No status bits: conntrack(8) 1.4.7 writes those of -u into the mark as well.
 	for i := range r.n {
 		if f := flowAt(i); chosen(i) {
-			fmt.Fprintf(w, "-A %s -m %d -t 100000 --state ESTABLISHED -u SEEN_REPLY,ASSURED\n",
+			fmt.Fprintf(w, "-A %s -m %d -t 100000 --state ESTABLISHED\n",
 				strings.Join(f.args(), " "), f.mark)
 		}
 	}
