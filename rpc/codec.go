@@ -1,0 +1,149 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"ctd/rpc/wire"
+)
+
+// call is one call of a request.
+type call struct {
+	method string
+	params Params
+	id     any         // of JSON-RPC: nil, string or json.Number
+	notify bool        // of JSON-RPC: a notification, which gets no answer
+	bad    *wire.Error // why it can't be made; nil where it can
+}
+
+// answer is what became of a call.
+type answer struct {
+	call
+	result any
+	err    *wire.Error
+}
+
+// dispatcher is the one service that is registered with gorilla/rpc, and Call its one method.
+// gorilla's own idea, one service method for each name, doesn't fit both protocols: a JSON-RPC
+// batch and a system.multicall hold the calls of many methods in one request. So a codec always
+// names this method and gives it all calls of the request.
+type dispatcher struct {
+	registry *Registry
+}
+
+// dispatchMethod is the name under which gorilla/rpc knows dispatcher.Call.
+const dispatchMethod = "Registry.Call"
+
+// Call gives the answers one by one: a call is made when the codec has written the answer of
+// the one before. So no result waits in memory, and a list that streams is read from the
+// kernel before the next call changes what it lists.
+func (d *dispatcher) Call(r *http.Request, calls *[]call, answers *iter.Seq[answer]) error {
+	*answers = func(yield func(answer) bool) {
+		for _, c := range *calls {
+			if !yield(d.registry.answer(r.Context(), c)) {
+				return
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Registry) answer(ctx context.Context, c call) answer {
+	if c.bad != nil {
+		CallLogFrom(ctx).fail(c.bad.Code)
+		return answer{call: c, err: c.bad}
+	}
+	result, err := r.Call(ctx, c.method, c.params)
+	if err != nil {
+		return answer{call: c, err: public(err)}
+	}
+	return answer{call: c, result: result}
+}
+
+// public returns an error of Registry.Call or write, which is fit for the caller already.
+func public(err error) *wire.Error {
+	if e, ok := err.(*wire.Error); ok {
+		return e
+	}
+	return ErrorOf(err)
+}
+
+// writeOr writes something that may fail half way: what of it was written is taken back and
+// otherwise is given the error to write instead. Where some has already left for the caller
+// the connection is cut, so that nobody takes a short answer for a whole one.
+func writeOr(e encoder, try func() error, otherwise func(err *wire.Error)) {
+	m := e.mark()
+	err := try()
+	if err == nil {
+		return
+	}
+	if !e.rewind(m) {
+		panic(http.ErrAbortHandler)
+	}
+	otherwise(public(err))
+}
+
+// buffers keeps the encoders' buffers between requests.
+type buffers struct{ pool sync.Pool }
+
+func (b *buffers) get() []byte {
+	if buf, ok := b.pool.Get().(*[]byte); ok {
+		return (*buf)[:0]
+	}
+	return make([]byte, 0, bufferSize)
+}
+
+func (b *buffers) put(buf []byte) {
+	if cap(buf) <= 2*bufferSize {
+		b.pool.Put(&buf)
+	}
+}
+
+// finish sends what is left in the sink, with the status where nothing was sent before.
+func finish(w http.ResponseWriter, s *sink, status int) {
+	if s.flushes == 0 {
+		w.Header().Set("Content-Length", strconv.Itoa(len(s.buf)))
+		w.WriteHeader(status)
+	}
+	s.flush()
+	if s.failed != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// statusOf returns the HTTP status of a single call's answer. Only a caller that isn't known
+// gets another than 200: clients of both protocols look for an error in the body of a 200.
+func statusOf(h http.Header, e *wire.Error) int {
+	if e == nil || e.Code != wire.Unauthenticated {
+		return http.StatusOK
+	}
+	h.Set("WWW-Authenticate", `Bearer realm="ctd"`)
+	return http.StatusUnauthorized
+}
+
+// readBody reads the whole body, whose size the handler has limited. An error that isn't in
+// the protocol's own code has an HTTP status too.
+func readBody(r *http.Request) ([]byte, *wire.Error) {
+	body, err := io.ReadAll(r.Body)
+	var tooLong *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLong):
+		return nil, errBodyTooLong(tooLong.Limit)
+	case err != nil:
+		return nil, parseError("the body was cut short")
+	}
+	return body, nil
+}
+
+func errBodyTooLong(limit int64) *wire.Error {
+	return &wire.Error{
+		Code:    wire.LimitExceeded,
+		Message: "the body is longer than " + strconv.FormatInt(limit, 10) + " bytes",
+		Hint:    "split it into several requests",
+	}
+}
