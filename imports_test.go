@@ -37,8 +37,9 @@ var directions = map[string][]string{
 	"helper/rtsp": {},
 
 	// What only tests and developers use.
-	"conntrack/conntracktest": {"conntrack"},
-	"deploy/...":              {"clients/ctdclient", "rpc/wire"},
+	"conntrack/conntracktest":         {"conntrack"},
+	"clients/ctdclient/ctdclienttest": {"rpc/wire"},
+	"deploy/...":                      {"clients/ctdclient", "rpc/wire"},
 }
 
 // forTests says what test files may import beyond their package's rule.
@@ -49,7 +50,7 @@ var forTests = map[string][]string{
 	// A server is tested by what its users have: the Go client.
 	"server/...": {"conntrack/conntracktest", "clients/ctdclient"},
 	// The command line is tested against a running daemon.
-	"clients/...": {"conntrack/conntracktest", "server"},
+	"clients/...": {"clients/ctdclient/ctdclienttest", "conntrack/conntracktest", "server"},
 	".":           {"conntrack/conntracktest", "clients/ctdclient", "rpc/wire"},
 }
 
