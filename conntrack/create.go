@@ -61,14 +61,23 @@ func (t *Table) Create(ctx context.Context, f Flow) (Flow, error) {
 	return f, opError("create flow", err)
 }
 
-func (t *Table) create(ctx context.Context, f Flow) (Flow, error) {
+// CheckCreate returns the flow that Create would ask for, or ErrIncomplete. It can't tell whether
+// the tuples are free.
+func CheckCreate(f Flow) (Flow, error) {
 	if f.Reply.IsZero() {
 		f.Reply = f.Orig.Inverse()
 	}
-	if err := checkCreate(&f); err != nil {
+	f.Status |= StatusConfirmed
+	f.Set(AttrTimeout | AttrMark)
+	return f, checkCreate(&f)
+}
+
+func (t *Table) create(ctx context.Context, f Flow) (Flow, error) {
+	f, err := CheckCreate(f)
+	if err != nil {
 		return Flow{}, err
 	}
-	err := t.roundTrip(ctx, msgNew, flagCreate|flagExcl|flagAck, f.Family(), f.append, nil)
+	err = t.roundTrip(ctx, msgNew, flagCreate|flagExcl|flagAck, f.Family(), f.append, nil)
 	if err != nil {
 		return Flow{}, err
 	}

@@ -206,14 +206,21 @@ func (t *Table) CreateExpect(ctx context.Context, e Expect) (Expect, error) {
 	return e, opError("create expectation", err)
 }
 
+// CheckCreateExpect returns the expectation that CreateExpect would ask for, or ErrIncomplete.
+func CheckCreateExpect(e Expect) (Expect, error) {
+	err := prepareExpect(&e)
+	return e, err
+}
+
 func (t *Table) createExpect(ctx context.Context, e Expect) (Expect, error) {
-	if err := prepareExpect(&e); err != nil {
+	e, err := CheckCreateExpect(e)
+	if err != nil {
 		return Expect{}, err
 	}
 	family := e.Tuple.Family()
 	// Without NLM_F_EXCL an expectation that another master has already would count as a success
 	// and nothing be made.
-	err := t.roundTrip(ctx, msgExpNew, flagCreate|flagExcl|flagAck, family, e.append, nil)
+	err = t.roundTrip(ctx, msgExpNew, flagCreate|flagExcl|flagAck, family, e.append, nil)
 	if err != nil {
 		return Expect{}, err
 	}

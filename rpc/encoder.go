@@ -3,6 +3,7 @@ package rpc
 import (
 	"encoding/json"
 	"io"
+	"net/netip"
 	"time"
 )
 
@@ -21,6 +22,8 @@ type encoder interface {
 	endArray()
 
 	str(s string)
+	// addr writes an address as a string.
+	addr(a netip.Addr)
 	int(i int64)
 	uint(u uint64)
 	float(f float64)

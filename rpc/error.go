@@ -41,6 +41,24 @@ var kernelTable = [...]kernelRow{
 	{unix.ETIMEDOUT, wire.Deadline, "try again"},
 }
 
+// layerRow is what an error of the conntrack layer's own means to a caller.
+type layerRow struct {
+	err  error
+	code wire.Code
+	hint string
+}
+
+var layerTable = [...]layerRow{
+	{conntrack.ErrIncomplete, wire.InvalidParams, ""},
+	{conntrack.ErrNoKey, wire.InvalidParams, "give an id, or a tuple with source and destination"},
+	{conntrack.ErrNotTCP, wire.InvalidParams, "narrow the filter to proto=tcp"},
+	{conntrack.ErrAmbiguous, wire.Conflict, "list the flows with this id and give one with its tuple"},
+	{conntrack.ErrNATTaken, wire.Conflict, "choose another address or port"},
+	{conntrack.ErrFixedTimeout, wire.Conflict, "the kernel never changes a fixed timeout again; kill the flow instead"},
+	{conntrack.ErrInterrupted, wire.Busy, "try again"},
+	{conntrack.ErrClosed, wire.Unavailable, "the daemon is stopping; try again when it has started"},
+}
+
 // ErrorOf returns what a caller is told of a failed call: err itself where it is a *wire.Error,
 // else by the kernel's errno or the well-known error in it. What it doesn't know is Internal,
 // without a detail: that belongs in the log.
@@ -53,6 +71,15 @@ func ErrorOf(err error) *wire.Error {
 		e := *we
 		e.Message = err.Error() // with what was wrapped around it
 		return &e
+	}
+	var fe *conntrack.FilterError
+	if errors.As(err, &fe) {
+		return &wire.Error{Code: wire.InvalidParams, Message: err.Error(), Hint: fe.Hint}
+	}
+	for _, row := range layerTable {
+		if errors.Is(err, row.err) {
+			return &wire.Error{Code: row.code, Message: err.Error(), Hint: row.hint}
+		}
 	}
 	switch {
 	case errors.Is(err, conntrack.ErrNotFound):
@@ -69,17 +96,26 @@ func ErrorOf(err error) *wire.Error {
 	if errors.As(err, &errno) {
 		for _, row := range kernelTable {
 			if row.errno == errno {
-				return &wire.Error{Code: row.code, Message: err.Error(), Hint: row.hint, Errno: unix.ErrnoName(errno)}
+				return &wire.Error{Code: row.code, Message: err.Error(), Hint: row.hint, Errno: errnoName(errno)}
 			}
 		}
 		e := errInternal()
-		e.Errno = unix.ErrnoName(errno)
+		e.Errno = errnoName(errno)
 		return e
 	}
 	if errors.Is(err, errors.ErrUnsupported) {
 		return &wire.Error{Code: wire.Unsupported, Message: err.Error(), Hint: "see server.doctor"}
 	}
 	return errInternal()
+}
+
+// errnoName returns the name of an errno; of the two that 95 has, the one that the kernel's
+// network code uses.
+func errnoName(errno unix.Errno) string {
+	if errno == unix.EOPNOTSUPP {
+		return "EOPNOTSUPP"
+	}
+	return unix.ErrnoName(errno)
 }
 
 func errInternal() *wire.Error {

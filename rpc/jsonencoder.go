@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"math"
+	"net/netip"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -70,7 +71,13 @@ func (e *jsonEncoder) keyText(name string) {
 	e.comma = false
 }
 
-func (e *jsonEncoder) str(s string)     { e.done(appendJSONString(e.next(), s)) }
+func (e *jsonEncoder) str(s string) { e.done(appendJSONString(e.next(), s)) }
+
+func (e *jsonEncoder) addr(a netip.Addr) {
+	b := a.AppendTo(append(e.next(), '"'))
+	e.done(append(b, '"'))
+}
+
 func (e *jsonEncoder) int(i int64)      { e.done(strconv.AppendInt(e.next(), i, 10)) }
 func (e *jsonEncoder) uint(u uint64)    { e.done(strconv.AppendUint(e.next(), u, 10)) }
 func (e *jsonEncoder) boolean(b bool)   { e.done(strconv.AppendBool(e.next(), b)) }

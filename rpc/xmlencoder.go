@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"math"
+	"net/netip"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -77,6 +78,11 @@ func (e *xmlEncoder) keyText(name string) {
 
 func (e *xmlEncoder) str(s string) {
 	b := appendXMLText(append(e.buf, "<value><string>"...), s)
+	e.done(append(b, "</string>"...))
+}
+
+func (e *xmlEncoder) addr(a netip.Addr) {
+	b := a.AppendTo(append(e.buf, "<value><string>"...))
 	e.done(append(b, "</string>"...))
 }
 

@@ -1,0 +1,101 @@
+package auth
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestMay(t *testing.T) {
+	tests := []struct {
+		has  Role
+		need string
+		want bool
+	}{
+		{Viewer, "viewer", true},
+		{Viewer, "operator", false},
+		{Viewer, "admin", false},
+		{Operator, "viewer", true},
+		{Operator, "operator", true},
+		{Operator, "admin", false},
+		{Admin, "viewer", true},
+		{Admin, "operator", true},
+		{Admin, "admin", true},
+		{Admin, "", false},
+		{Admin, "king", false},
+		{"", "viewer", false},
+		{"king", "viewer", false},
+	}
+	for _, tt := range tests {
+		if got := NewPrincipal("x", tt.has, ViaToken).May(tt.need); got != tt.want {
+			t.Errorf("%q may %q: %v, want %v", tt.has, tt.need, got, tt.want)
+		}
+	}
+}
+
+func TestTokenVerify(t *testing.T) {
+	secret := NewToken()
+	admin := NewPrincipal("admin", Admin, ViaToken)
+	v := NewTokenVerifier(secret, admin)
+	for name, tt := range map[string]struct {
+		secret string
+		want   *Principal
+	}{
+		"right":       {secret, admin},
+		"empty":       {"", nil},
+		"one less":    {secret[1:], nil},
+		"one more":    {secret + "A", nil},
+		"lower case":  {strings.ToLower(secret), nil},
+		"another one": {NewToken(), nil},
+	} {
+		if got := v.Verify(tt.secret); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+func TestWriteToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	// One that everybody could read lies there already.
+	if err := os.WriteFile(path, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteToken(path, "secret"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != "secret\n" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, want 0600", fi.Mode().Perm())
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".token-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if err := WriteToken(filepath.Join(path, "no", "token"), "x"); err == nil {
+		t.Error("wrote into a folder that isn't there")
+	}
+}
+
+func TestPeerPrincipal(t *testing.T) {
+	for _, tt := range []struct {
+		uid, own uint32
+		want     bool
+	}{
+		{0, 0, true}, {0, 990, true}, {990, 990, true}, {1000, 0, false}, {1000, 990, false},
+	} {
+		p := peerPrincipal(tt.uid, tt.own)
+		if (p != nil) != tt.want {
+			t.Errorf("uid %d at a daemon of uid %d: %v, want recognised %v", tt.uid, tt.own, p, tt.want)
+		}
+		if p != nil && p.Role() != "admin" {
+			t.Errorf("role %q, want admin", p.Role())
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"ctd/clients/ctdclient"
+)
+
+// grammar is the command line: a field with cmd is a verb.
+type grammar struct {
+	globals
+
+	List       listCmd       `cmd:"" help:"List flows."`
+	Get        getCmd        `cmd:"" help:"Show one flow."`
+	Count      countCmd      `cmd:"" help:"Count flows."`
+	Kill       killCmd       `cmd:"" help:"Delete flows from the table."`
+	Modify     modifyCmd     `cmd:"" help:"Change flows: timeout, mark, labels, state, addresses."`
+	Create     createCmd     `cmd:"" help:"Make a flow."`
+	Flush      flushCmd      `cmd:"" help:"Delete all flows."`
+	Expect     expectCmd     `cmd:"" help:"Expectations: list, get, create, kill, flush."`
+	Stats      statsCmd      `cmd:"" help:"Show the table's size and counters."`
+	Doctor     doctorCmd     `cmd:"" help:"Find what keeps the table from being useful."`
+	Info       infoCmd       `cmd:"" help:"Show the daemon's version and what its kernel can do."`
+	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`
+	Version    versionCmd    `cmd:"" help:"Print the version of this program."`
+}
+
+// globals are the flags that every verb takes.
+type globals struct {
+	Server    string `placeholder:"URL" help:"Daemon to call: unix:///path, http://host:port or https://host:port. Else CTD_SERVER, else ${defaultServer}."`
+	Token     string `placeholder:"TOKEN" help:"Token to show. Else CTD_TOKEN. Other users of the machine can see it in the list of processes."`
+	TokenFile string `placeholder:"FILE" help:"File that holds the token. Else CTD_TOKEN_FILE."`
+	CACert    string `name:"cacert" placeholder:"FILE" help:"Authorities to trust for https, in PEM."`
+	Cert      string `placeholder:"FILE" help:"Client certificate for https, in PEM."`
+	Key       string `placeholder:"FILE" help:"Its key, in PEM."`
+	Protocol  string `default:"json" enum:"json,xml" help:"What carries the calls: json or xml."`
+	Output    string `short:"o" default:"table" enum:"table,json,jsonl,csv,conntrack" help:"Form of the output: table, json (the result as the daemon sent it), jsonl (a flow a line), csv, or conntrack (the lines of conntrack(8))."`
+	NoColor   bool   `help:"No colours. Else NO_COLOR; there are none either where the output is not a terminal."`
+}
+
+// Help is shown under the list of verbs.
+func (grammar) Help() string {
+	return `Filters are plain words: ctd list proto=tcp dport=22 'src=10.0.0.0/8,!10.0.0.5'
+
+Exit status: 0 done, 1 nothing matched (only with --fail-if-none), 2 usage, 3 refused,
+4 not found, 5 daemon unreachable, 6 anything else.
+
+Examples:
+
+  ctd list proto=tcp dport=22
+  ctd count --by state
+  ctd doctor`
+}
+
+// client returns a client for the daemon that flags and environment name; a flag wins.
+func (s *session) client() (*ctdclient.Client, error) {
+	cfg := ctdclient.FromEnv(s.o.Getenv)
+	if s.g.Server != "" {
+		cfg.Server = s.g.Server
+	}
+	if s.g.TokenFile != "" {
+		cfg.Token, cfg.TokenFile = "", s.g.TokenFile
+	}
+	if s.g.Token != "" {
+		cfg.Token = s.g.Token
+	}
+	cfg.CACert, cfg.Cert, cfg.Key = s.g.CACert, s.g.Cert, s.g.Key
+	cfg.Protocol = ctdclient.Protocol(s.g.Protocol)
+	cfg.HTTPClient = s.o.HTTPClient
+	c, err := ctdclient.New(cfg)
+	if err != nil {
+		return nil, &usageError{message: err.Error(), hint: "see --server, --token-file and CTD_SERVER, CTD_TOKEN, CTD_TOKEN_FILE"}
+	}
+	return c, nil
+}

@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"fmt"
+
+	"ctd/rpc/wire"
+)
+
+// choice is which flows a change is about; kill and modify share it.
+type choice struct {
+	Filter     []string `arg:"" optional:"" help:"Which flows, as key=value words, or their ids."`
+	DryRun     bool     `help:"Only say what would be done."`
+	Max        *int     `placeholder:"N" help:"Do nothing where more than so many match; the daemon's limit is 1000."`
+	All        bool     `help:"Without a filter: yes, every flow."`
+	Reason     string   `placeholder:"TEXT" help:"For the daemon's log."`
+	FailIfNone bool     `help:"Exit with 1 where nothing matches."`
+}
+
+// selected returns filter or ids; an empty choice without --all is refused here already.
+func (c *choice) selected(verb string) (filter wire.Filter, ids []any, err error) {
+	if len(c.Filter) == 0 && !c.All {
+		return nil, nil, &usageError{
+			message: verb + ": no filter", hint: "say which flows, e.g. addr=10.3.0.7, or --all for every one",
+		}
+	}
+	if c.Max != nil && *c.Max < 0 {
+		return nil, nil, usagef("--max can't be below 0")
+	}
+	return selection(c.Filter)
+}
+
+type killCmd struct {
+	choice
+}
+
+func (killCmd) Help() string {
+	return `A flow is compared by id and addresses, so that one that took its place is spared.
+
+Examples:
+
+  ctd kill addr=10.3.0.7 --dry-run
+  ctd kill proto=tcp,udp src=10.3.0.0/16 'dport=!22' --reason 'ticket 4711'
+  ctd kill 1234567890 --fail-if-none`
+}
+
+func (k *killCmd) Run(s *session) error {
+	filter, ids, err := k.selected("kill")
+	if err != nil {
+		return err
+	}
+	var r wire.KillResult
+	printed, err := s.call("conntrack.kill", wire.KillParams{
+		Filter: filter, Flows: ids, DryRun: k.DryRun, Max: k.Max, All: k.All, Reason: k.Reason,
+	}, &r)
+	if err != nil {
+		return err
+	}
+	if !printed {
+		n, did := r.Killed, "killed"
+		if k.DryRun {
+			n, did = r.Matched, "would kill"
+		}
+		if err := s.changed(did, n, r.Flows, r.Truncated); err != nil {
+			return err
+		}
+	}
+	if err := s.failures(r.Failed); err != nil {
+		return err
+	}
+	return s.matched(k.FailIfNone, r.Matched)
+}
+
+// changed prints what a change did: the flows, and in the table a sum.
+func (s *session) changed(did string, n int, flows []wire.Flow, truncated bool) error {
+	if len(flows) > 0 || s.g.Output != "table" {
+		if err := s.flows(flows); err != nil {
+			return err
+		}
+	}
+	if s.g.Output != "table" {
+		return nil
+	}
+	text := did + " " + plural(n, "flow")
+	if truncated {
+		text += fmt.Sprintf(" (the first %d are shown)", len(flows))
+	}
+	_, err := fmt.Fprintln(s.out, text)
+	return err
+}

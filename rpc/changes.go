@@ -1,0 +1,415 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+func (s *Service) registerChanges(r *Registry) {
+	Register(r, Method{
+		Name: "conntrack.kill", Role: wire.RoleOperator, Changes: true, Result: wire.KillResult{},
+		Summary: "Deletes the entries of flows, by filter or one by one.",
+		Example: `{"filter": {"addr": "10.3.0.7"}, "dry_run": true}`,
+	}, s.kill)
+	Register(r, Method{
+		Name: "conntrack.modify", Role: wire.RoleOperator, Changes: true, Result: wire.ModifyResult{},
+		Summary: "Changes timeout, mark, status, labels, helper, TCP state or addresses of flows.",
+		Example: `{"filter": {"src": "10.3.0.7"}, "set": {"mark": "0x10/0xff", "timeout": 600}}`,
+	}, s.modify)
+	Register(r, Method{
+		Name: "conntrack.create", Role: wire.RoleAdmin, Changes: true, Result: wire.Flow{},
+		Summary: "Makes a flow and returns it as the kernel holds it.",
+		Example: `{"flow": {"protocol": "udp", "orig": {"src": "10.0.0.7", "dst": "192.0.2.1", "sport": 5060, "dport": 5060}, "timeout": 120}}`,
+	}, s.create)
+	Register(r, Method{
+		Name: "conntrack.flush", Role: wire.RoleAdmin, Changes: true, Result: wire.FlushResult{},
+		Summary: "Deletes all flows, of a family or zone if given.",
+		Example: `{"zone": 7, "all": true}`,
+	}, s.flush)
+}
+
+// killResult is wire.KillResult.
+type killResult struct {
+	killed, matched int
+	flows           []conntrack.Flow
+	truncated       bool
+	failed          []failure
+}
+
+func (r *killResult) stream(_ context.Context, e encoder) error {
+	e.beginObject()
+	e.key("killed")
+	e.int(int64(r.killed))
+	writeChanged(e, r.matched, r.killed, r.flows, r.truncated, r.failed)
+	e.endObject()
+	return nil
+}
+
+func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
+	sel, err := readSelection(p.Filter, p.Flows, p.All, p.Max)
+	if err != nil {
+		return nil, err
+	}
+	matched, held, err := sel.collect(ctx, s.Table)
+	if err != nil {
+		return nil, err
+	}
+	result := &killResult{matched: matched}
+	if p.DryRun {
+		result.show(held)
+		result.truncated = result.truncated || matched > len(held)
+		return result, nil
+	}
+	// Above maxHeld the table is dumped again for the next ones, never for more than matched at
+	// first.
+	for rest := matched; len(held) > 0; {
+		if err := result.kill(ctx, s.Table, held); err != nil {
+			return nil, err
+		}
+		if rest -= len(held); rest <= 0 {
+			break
+		}
+		again := *sel
+		again.max = maxCount
+		if _, held, err = again.collect(ctx, s.Table); err != nil {
+			return nil, err
+		}
+		held = held[:min(len(held), rest)]
+	}
+	return result, nil
+}
+
+// maxCount is no limit.
+const maxCount = int(^uint(0) >> 1)
+
+func (r *killResult) kill(ctx context.Context, t Table, flows []conntrack.Flow) error {
+	killed := flows[:0:0]
+	for i, err := range t.Kill(ctx, keysOf(flows)) {
+		switch {
+		case err == nil:
+			r.killed++
+			killed = append(killed, flows[i])
+		case errors.Is(err, conntrack.ErrNotFound):
+			// It ended by itself in the meantime.
+		case ctx.Err() != nil:
+			return ctx.Err()
+		default:
+			r.failed = append(r.failed, failure{flows[i], ErrorOf(err)})
+		}
+	}
+	r.show(killed)
+	return nil
+}
+
+// show adds flows to those that the result shows.
+func (r *killResult) show(flows []conntrack.Flow) {
+	room := min(maxShown-len(r.flows), len(flows))
+	r.flows = append(r.flows, flows[:room]...)
+	r.truncated = r.truncated || room < len(flows)
+}
+
+// modifyResult is wire.ModifyResult.
+type modifyResult struct {
+	modified, matched int
+	flows             []conntrack.Flow
+	truncated         bool
+	failed            []failure
+}
+
+func (r *modifyResult) stream(_ context.Context, e encoder) error {
+	e.beginObject()
+	e.key("modified")
+	e.int(int64(r.modified))
+	writeChanged(e, r.matched, r.modified, r.flows, r.truncated, r.failed)
+	e.endObject()
+	return nil
+}
+
+func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error) {
+	change, nat, err := readSet(&p.Set)
+	if err != nil {
+		return nil, err
+	}
+	sel, err := readSelection(p.Filter, p.Flows, p.All, p.Max)
+	if err != nil {
+		return nil, err
+	}
+	if sel.max > maxHeld {
+		return nil, invalidParams("max: a modify takes at most %d flows at a time", maxHeld)
+	}
+	matched, flows, err := sel.collect(ctx, s.Table)
+	if err != nil {
+		return nil, err
+	}
+	result := &modifyResult{matched: matched}
+	for i := range flows {
+		m := modification{change: change, nat: nat}
+		if p.DryRun || !m.changes(&flows[i]) {
+			result.show(flows[i])
+			continue
+		}
+		f, err := m.apply(ctx, s.Table, flows[i])
+		switch {
+		case err == nil:
+			result.modified++
+			result.show(f)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		default:
+			result.failed = append(result.failed, failure{flows[i], ErrorOf(err)})
+		}
+	}
+	return result, nil
+}
+
+func (r *modifyResult) show(f conntrack.Flow) {
+	if len(r.flows) == maxShown {
+		r.truncated = true
+		return
+	}
+	r.flows = append(r.flows, f)
+}
+
+// modification is what one flow shall become.
+type modification struct {
+	change conntrack.Change
+	nat    *conntrack.NAT
+}
+
+// changes tells whether anything would be other than it is. A timeout always is: it runs down.
+func (m *modification) changes(f *conntrack.Flow) bool {
+	c := &m.change
+	return m.nat != nil || c.Timeout != nil ||
+		c.Status&^f.Status != 0 ||
+		c.Mark != nil && f.Mark&c.Mark.Mask != c.Mark.Value&c.Mark.Mask ||
+		c.Labels != nil && !labelsEqual(&f.Labels, c.Labels) ||
+		c.Helper != nil && f.Helper != *c.Helper ||
+		c.State != nil && (f.State != *c.State || f.Proto() != conntrack.TCP)
+}
+
+func labelsEqual(have *conntrack.Labels, want *conntrack.MaskedLabels) bool {
+	for i := range have {
+		if have[i]&want.Mask[i] != want.Value[i]&want.Mask[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// apply changes the flow and returns it as it is then.
+func (m *modification) apply(ctx context.Context, t Table, f conntrack.Flow) (conntrack.Flow, error) {
+	key := f.Key()
+	if !m.change.IsZero() {
+		if err := t.Modify(ctx, []conntrack.Key{key}, m.change)[0]; err != nil {
+			return f, err
+		}
+	}
+	if m.nat != nil {
+		return t.Replace(ctx, key, *m.nat)
+	}
+	return t.Get(ctx, key)
+}
+
+func readSet(set *wire.Set) (conntrack.Change, *conntrack.NAT, error) {
+	var c conntrack.Change
+	var err error
+	if set.Timeout != nil {
+		d := time.Duration(*set.Timeout) * time.Second
+		c.Timeout = &d
+	}
+	if set.FixedTimeout {
+		c.Status |= conntrack.StatusFixedTimeout
+	}
+	if c.Mark, err = readMark(set.Mark); err != nil {
+		return c, nil, err
+	}
+	names, err := texts("set.status", set.Status)
+	if err != nil {
+		return c, nil, err
+	}
+	status, err := readStatus("set.status", names)
+	if err != nil {
+		return c, nil, err
+	}
+	const settable = conntrack.StatusSeenReply | conntrack.StatusAssured | conntrack.StatusFixedTimeout
+	if status&^settable != 0 {
+		return c, nil, &wire.Error{
+			Code: wire.InvalidParams, Message: "set.status: the kernel doesn't let " + (status &^ settable).String() + " be set",
+			Hint: "bits that can be set: " + settable.String(),
+		}
+	}
+	c.Status |= status
+	if c.Labels, err = readLabels(set.Labels); err != nil {
+		return c, nil, err
+	}
+	c.Helper = set.Helper
+	if set.State != "" {
+		state, err := readState("set.state", conntrack.TCP, set.State)
+		if err != nil {
+			return c, nil, err
+		}
+		c.State = &state
+	}
+	nat, err := readNAT(set.NAT)
+	if err != nil {
+		return c, nil, err
+	}
+	if nat == nil && c.IsZero() {
+		return c, nil, &wire.Error{
+			Code: wire.InvalidParams, Message: "set is empty: nothing to change",
+			Hint: "give timeout, fixed_timeout, mark, status, labels, helper, state or nat",
+		}
+	}
+	return c, nat, nil
+}
+
+// readMark reads a number, or value/mask as text.
+func readMark(v any) (*conntrack.MaskedMark, error) {
+	if v == nil {
+		return nil, nil
+	}
+	s, ok := idOf(v)
+	value, mask, masked := strings.Cut(s, "/")
+	m := &conntrack.MaskedMark{Mask: ^uint32(0)}
+	n, err := strconv.ParseUint(value, 0, 32)
+	m.Value = uint32(n)
+	if err == nil && masked {
+		n, err = strconv.ParseUint(mask, 0, 32)
+		m.Mask = uint32(n)
+	}
+	if !ok || err != nil {
+		return nil, invalidParams(`set.mark: want a number from 0 to 4294967295, or "value/mask"`)
+	}
+	if m.Value&^m.Mask != 0 {
+		return nil, invalidParams("set.mark: the value %#x has bits outside the mask %#x", m.Value, m.Mask)
+	}
+	return m, nil
+}
+
+// readLabels reads a list of labels, which replace all; or of +label and -label, which set and
+// clear one each.
+func readLabels(v any) (*conntrack.MaskedLabels, error) {
+	if v == nil {
+		return nil, nil
+	}
+	items, err := texts("set.labels", v)
+	if err != nil {
+		return nil, err
+	}
+	var l conntrack.MaskedLabels
+	relative := 0
+	for _, item := range items {
+		number := strings.TrimLeft(item, "+-")
+		bit, err := strconv.Atoi(number)
+		if err != nil || len(item)-len(number) > 1 {
+			return nil, invalidParams("set.labels: %s is no label: want 3, +3 or -3", quoted(item))
+		}
+		if !strings.HasPrefix(item, "-") {
+			if err := setLabel("set.labels", &l.Value, bit); err != nil {
+				return nil, err
+			}
+		}
+		if err := setLabel("set.labels", &l.Mask, bit); err != nil {
+			return nil, err
+		}
+		if number != item {
+			relative++
+		}
+	}
+	switch relative {
+	case 0:
+		for i := range l.Mask {
+			l.Mask[i] = 0xff
+		}
+	case len(items):
+	default:
+		return nil, invalidParams("set.labels: either all labels have + or -, or none")
+	}
+	return &l, nil
+}
+
+func readNAT(w *wire.NAT) (*conntrack.NAT, error) {
+	if w == nil {
+		return nil, nil
+	}
+	var n conntrack.NAT
+	var err error
+	if n.Src, err = readAddrPort("set.nat.src", w.Src); err != nil {
+		return nil, err
+	}
+	if n.Dst, err = readAddrPort("set.nat.dst", w.Dst); err != nil {
+		return nil, err
+	}
+	if n == (conntrack.NAT{}) {
+		return nil, invalidParams("set.nat: give src or dst")
+	}
+	return &n, nil
+}
+
+// readAddrPort reads address, address:port, [address]:port or :port.
+func readAddrPort(path, s string) (netip.AddrPort, error) {
+	if s == "" {
+		return netip.AddrPort{}, nil
+	}
+	if port, ok := strings.CutPrefix(s, ":"); ok {
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil && n > 0 {
+			return netip.AddrPortFrom(netip.Addr{}, uint16(n)), nil
+		}
+	} else if ap, err := netip.ParseAddrPort(s); err == nil && ap.Addr().Zone() == "" {
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
+	} else if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil && a.Zone() == "" {
+		return netip.AddrPortFrom(a.Unmap(), 0), nil
+	}
+	return netip.AddrPort{}, invalidParams("%s: %s is none of address, address:port and :port", path, quoted(s))
+}
+
+func (s *Service) create(ctx context.Context, p *wire.CreateParams) (any, error) {
+	f, err := readFlow("flow", &p.Flow)
+	if err != nil {
+		return nil, err
+	}
+	if p.DryRun {
+		if f, err = conntrack.CheckCreate(f); err != nil {
+			return nil, err
+		}
+		return flowResult(f), nil
+	}
+	f, err = s.Table.Create(ctx, f)
+	return flowResult(f), err
+}
+
+func (s *Service) flush(ctx context.Context, p *wire.FlushParams) (any, error) {
+	if !p.All {
+		return nil, &wire.Error{
+			Code: wire.InvalidParams, Message: "a flush needs all: true", Hint: "conntrack.kill deletes the flows of a filter",
+		}
+	}
+	family, ok := conntrack.ParseFamily(p.Family)
+	if !ok {
+		return nil, invalidParams("family: %s is neither ipv4 nor ipv6", quoted(p.Family))
+	}
+	if !p.DryRun {
+		n, err := s.Table.Flush(ctx, family, p.Zone)
+		return wire.FlushResult{Killed: n}, err
+	}
+	text := ""
+	if family != conntrack.FamilyAny {
+		text = "family=" + family.String()
+	}
+	if p.Zone != nil {
+		text += " zone=" + strconv.Itoa(int(*p.Zone))
+	}
+	filter, err := conntrack.ParseFilter(text)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.Table.Count(ctx, filter)
+	return wire.FlushResult{Killed: n}, err
+}

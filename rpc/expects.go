@@ -1,0 +1,418 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+func (s *Service) registerExpects(r *Registry) {
+	Register(r, Method{
+		Name: "expect.list", Role: wire.RoleViewer, Result: wire.ExpectListResult{},
+		Summary: "Lists the expectations that match a filter.",
+		Example: `{"filter": {"dst": "10.0.0.7"}}`,
+	}, s.expectList)
+	Register(r, Method{
+		Name: "expect.get", Role: wire.RoleViewer, Result: wire.Expect{},
+		Summary: "Returns one expectation.",
+		Example: `{"expect": 3735928559}`,
+	}, s.expectGet)
+	Register(r, Method{
+		Name: "expect.create", Role: wire.RoleAdmin, Changes: true, Result: wire.Expect{},
+		Summary: "Makes an expectation of a flow that has a helper, and returns it as the kernel holds it.",
+		Example: `{"master": 1234567890, "tuple": {"src": "192.0.2.1", "dst": "10.0.0.7", "dport": 5004, "protocol": "udp"}, "timeout": 60}`,
+	}, s.expectCreate)
+	Register(r, Method{
+		Name: "expect.kill", Role: wire.RoleAdmin, Changes: true, Result: wire.ExpectKillResult{},
+		Summary: "Deletes expectations, by filter or one by one.",
+		Example: `{"expects": [3735928559]}`,
+	}, s.expectKill)
+	Register(r, Method{
+		Name: "expect.flush", Role: wire.RoleAdmin, Changes: true, Result: wire.FlushResult{},
+		Summary: "Deletes all expectations.",
+		Example: `{"all": true}`,
+	}, s.expectFlush)
+}
+
+// asFlow is the flow that an expectation expects, for a filter to match.
+func asFlow(x *conntrack.Expect) conntrack.Flow {
+	f := conntrack.Flow{
+		Orig: x.Tuple, Reply: x.Tuple.Inverse(), ID: x.ID, Zone: x.Zone, Helper: x.Helper, Timeout: x.Timeout,
+	}
+	f.Set(conntrack.AttrID | conntrack.AttrTimeout)
+	return f
+}
+
+// expectFields are the filter's fields that mean something for an expectation.
+var expectFields = map[string]bool{
+	"family": true, "proto": true, "src": true, "dst": true, "sport": true, "dport": true, "addr": true,
+	"port": true, "net": true, "id": true, "zone": true, "helper": true, "timeout": true, "gre_key": true,
+}
+
+func readExpectFilter(v wire.Filter) (conntrack.Filter, error) {
+	f, err := conntrack.FilterFromValue(v)
+	if err != nil {
+		return f, err
+	}
+	for _, field := range conntrack.FilterFields() {
+		if f.Uses(field.Name) && !expectFields[field.Name] {
+			err := invalidParams("filter: an expectation has no %s", field.Name)
+			err.Hint = "filter expectations by " + joinSorted(expectFields)
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// expectList is wire.ExpectListResult, written as the dump goes.
+type expectList struct {
+	table  Table
+	filter conntrack.Filter
+	limit  int
+}
+
+func (s *Service) expectList(_ context.Context, p *wire.ExpectListParams) (any, error) {
+	filter, err := readExpectFilter(p.Filter)
+	if err != nil {
+		return nil, err
+	}
+	if p.Limit < 0 {
+		return nil, invalidParams("limit can't be negative")
+	}
+	return &expectList{table: s.Table, filter: filter, limit: p.Limit}, nil
+}
+
+func (l *expectList) stream(ctx context.Context, e encoder) error {
+	e.beginObject()
+	e.key("expects")
+	e.beginArray()
+	matched := 0
+	for x, err := range l.table.Expects(ctx) {
+		if err != nil {
+			return err
+		}
+		if f := asFlow(&x); !l.filter.Match(&f) {
+			continue
+		}
+		matched++
+		if l.limit == 0 || matched <= l.limit {
+			writeExpect(e, &x)
+		}
+	}
+	e.endArray()
+	e.key("matched")
+	e.int(int64(matched))
+	e.endObject()
+	return nil
+}
+
+// expectResult is an expectation as the result of a method.
+type expectResult conntrack.Expect
+
+func (r expectResult) stream(_ context.Context, e encoder) error {
+	x := conntrack.Expect(r)
+	writeExpect(e, &x)
+	return nil
+}
+
+// writeExpect writes an expectation as wire.Expect says.
+func writeExpect(e encoder, x *conntrack.Expect) {
+	w := flowWriter{e: e}
+	tuple := func(name string, t *conntrack.Tuple, protocol bool) {
+		e.key(name)
+		e.beginObject()
+		w.tuple(name, t)
+		if protocol {
+			e.key("protocol")
+			e.str(t.Proto.String())
+		}
+		e.endObject()
+	}
+	e.beginObject()
+	e.key("id")
+	e.uint(uint64(x.ID))
+	e.key("family")
+	e.str(x.Tuple.Family().String())
+	e.key("protocol")
+	e.str(x.Tuple.Proto.String())
+	e.key("protonum")
+	e.uint(uint64(x.Tuple.Proto))
+	e.key("zone")
+	e.uint(uint64(x.Zone))
+	tuple("tuple", &x.Tuple, false)
+	tuple("mask", &x.Mask, false)
+	tuple("master", &x.Master, true)
+	if x.Timeout != 0 || x.Flags&conntrack.ExpectPermanent == 0 {
+		e.key("timeout")
+		e.uint(uint64(x.Timeout / time.Second))
+	}
+	e.key("helper")
+	e.str(x.Helper)
+	e.key("function")
+	e.str(x.Function)
+	e.key("class")
+	e.uint(uint64(x.Class))
+	e.key("flags")
+	e.beginArray()
+	for _, name := range x.Flags.Names() {
+		e.str(name)
+	}
+	e.endArray()
+	if x.NAT != nil {
+		e.key("nat")
+		e.beginObject()
+		e.key("direction")
+		if x.NAT.Reply {
+			e.str("reply")
+		} else {
+			e.str("orig")
+		}
+		tuple("tuple", &x.NAT.Tuple, false)
+		e.endObject()
+	}
+	if len(x.Unknown) != 0 {
+		e.key("unknown")
+		writeUnknown(e, x.Unknown)
+	}
+	e.endObject()
+}
+
+// readExpectID returns the id of an expectation that the caller names.
+func readExpectID(path string, v any) (uint32, error) {
+	id, ok := idOf(v)
+	if !ok {
+		var w wire.Expect
+		if err := decodeStrict(path, v, &w); err != nil {
+			return 0, err
+		}
+		id = strconv.FormatUint(uint64(w.ID), 10)
+	}
+	n, err := strconv.ParseUint(id, 0, 32)
+	if err != nil || n == 0 {
+		return 0, invalidParams("%s: an expectation is named by its id, a number from 1 to 4294967295; list to find it", path)
+	}
+	return uint32(n), nil
+}
+
+func (s *Service) expectGet(ctx context.Context, p *wire.ExpectGetParams) (any, error) {
+	id, err := readExpectID("expect", p.Expect)
+	if err != nil {
+		return nil, err
+	}
+	x, err := s.Table.GetExpect(ctx, id)
+	return expectResult(x), err
+}
+
+func (s *Service) expectCreate(ctx context.Context, p *wire.ExpectCreateParams) (any, error) {
+	sel, err := readSelector("master", p.Master)
+	if err != nil {
+		return nil, err
+	}
+	master, err := s.Table.Get(ctx, sel.key)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("master: %w", err)
+	case !sel.fits(&master):
+		return nil, fmt.Errorf("master: %w", conntrack.ErrNotFound)
+	case master.Helper == "":
+		return nil, &wire.Error{
+			Code: wire.Unsupported, Message: "the master has no helper, and the kernel lets only a flow with one expect others",
+			Hint: `give it one at its first packet, e.g. nft "ct helper set", or iptables -t raw -j CT --helper`,
+		}
+	}
+	x, err := readExpect(p, &master)
+	if err != nil {
+		return nil, err
+	}
+	if p.DryRun {
+		x, err = conntrack.CheckCreateExpect(x)
+		return expectResult(x), err
+	}
+	x, err = s.Table.CreateExpect(ctx, x)
+	return expectResult(x), err
+}
+
+func readExpect(p *wire.ExpectCreateParams, master *conntrack.Flow) (conntrack.Expect, error) {
+	x := conntrack.Expect{
+		Master: master.Orig, Zone: master.Zone, Class: p.Class, Function: p.Function,
+		Helper: p.Helper, Timeout: time.Duration(p.Timeout) * time.Second,
+	}
+	if p.Helper != "" && p.Helper != master.Helper {
+		return x, invalidParams("helper: the master's is %s, not %s", master.Helper, quoted(p.Helper))
+	}
+	proto := master.Proto()
+	var err error
+	if p.Tuple.Protocol != "" {
+		if proto, err = readProtocol("tuple", &wire.Flow{Orig: &p.Tuple}); err != nil {
+			return x, err
+		}
+	}
+	if x.Tuple, err = readTuple("tuple", &p.Tuple, proto); err != nil {
+		return x, err
+	}
+	if p.Mask != nil {
+		if x.Mask, err = readTuple("mask", p.Mask, proto); err != nil {
+			return x, err
+		}
+	}
+	for _, name := range p.Flags {
+		flag, ok := conntrack.ParseExpectFlag(name)
+		if !ok {
+			return x, invalidParams("flags: %s is none of permanent, inactive, userspace", quoted(name))
+		}
+		x.Flags |= flag
+	}
+	if p.NAT != nil {
+		if p.NAT.Tuple == nil {
+			return x, invalidParams("nat.tuple is missing")
+		}
+		x.NAT = &conntrack.ExpectNAT{Reply: p.NAT.Direction == "reply"}
+		x.NAT.Tuple, err = readTuple("nat.tuple", p.NAT.Tuple, proto)
+	}
+	return x, err
+}
+
+// expectKillResult is wire.ExpectKillResult.
+type expectKillResult struct {
+	killed, matched int
+	expects         []conntrack.Expect
+	failed          []expectFailure
+}
+
+type expectFailure struct {
+	expect conntrack.Expect
+	err    *wire.Error
+}
+
+func (r *expectKillResult) stream(_ context.Context, e encoder) error {
+	e.beginObject()
+	e.key("killed")
+	e.int(int64(r.killed))
+	e.key("matched")
+	e.int(int64(r.matched))
+	e.key("changed")
+	e.boolean(r.killed > 0)
+	e.key("expects")
+	e.beginArray()
+	for i := range r.expects {
+		writeExpect(e, &r.expects[i])
+	}
+	e.endArray()
+	if len(r.failed) > 0 {
+		e.key("failed")
+		e.beginArray()
+		for i := range r.failed {
+			e.beginObject()
+			e.key("expect")
+			writeExpect(e, &r.failed[i].expect)
+			writeFailedMembers(e, r.failed[i].err)
+			e.endObject()
+		}
+		e.endArray()
+	}
+	e.endObject()
+	return nil
+}
+
+func (s *Service) expectKill(ctx context.Context, p *wire.ExpectKillParams) (any, error) {
+	meant, err := readExpectSelection(p)
+	if err != nil {
+		return nil, err
+	}
+	most := defaultMax
+	if p.Max != nil {
+		most = *p.Max
+	}
+	var found []conntrack.Expect
+	for x, err := range s.Table.Expects(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if meant(&x) {
+			found = append(found, x)
+		}
+	}
+	if len(found) > most {
+		return nil, &wire.Error{
+			Code:    wire.LimitExceeded,
+			Message: fmt.Sprintf("%d expectations match, more than max %d; nothing was killed", len(found), most),
+			Hint:    "narrow the filter, or raise max if all of them are meant",
+		}
+	}
+	result := &expectKillResult{matched: len(found)}
+	if p.DryRun {
+		result.expects = found
+		return result, nil
+	}
+	for i, err := range s.Table.KillExpects(ctx, found) {
+		switch {
+		case err == nil:
+			result.killed++
+			result.expects = append(result.expects, found[i])
+		case errors.Is(err, conntrack.ErrNotFound):
+			// It came or ended by itself in the meantime.
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		default:
+			result.failed = append(result.failed, expectFailure{found[i], ErrorOf(err)})
+		}
+	}
+	return result, nil
+}
+
+// readExpectSelection returns what tells whether an expectation is meant.
+func readExpectSelection(p *wire.ExpectKillParams) (func(x *conntrack.Expect) bool, error) {
+	filter, err := readExpectFilter(p.Filter)
+	switch {
+	case err != nil:
+		return nil, err
+	case p.Max != nil && *p.Max < 0:
+		return nil, invalidParams("max: %d is below 0", *p.Max)
+	case p.Expects != nil && p.Filter != nil:
+		return nil, invalidParams("filter and expects can't be given together")
+	case p.Expects == nil && filter.IsZero() && !p.All:
+		return nil, &wire.Error{
+			Code: wire.InvalidParams, Message: "an empty filter means every expectation, which needs all: true",
+			Hint: "give a filter, or expects, or all: true",
+		}
+	case p.Expects == nil:
+		return func(x *conntrack.Expect) bool {
+			f := asFlow(x)
+			return filter.Match(&f)
+		}, nil
+	}
+	ids := make(map[uint32]bool)
+	for i, v := range p.Expects {
+		id, err := readExpectID(fmt.Sprintf("expects[%d]", i), v)
+		if err != nil {
+			return nil, err
+		}
+		ids[id] = true
+	}
+	return func(x *conntrack.Expect) bool { return ids[x.ID] }, nil
+}
+
+func (s *Service) expectFlush(ctx context.Context, p *wire.ExpectFlushParams) (any, error) {
+	if !p.All {
+		return nil, &wire.Error{
+			Code: wire.InvalidParams, Message: "a flush needs all: true", Hint: "expect.kill deletes those of a filter",
+		}
+	}
+	if !p.DryRun {
+		n, err := s.Table.FlushExpects(ctx)
+		return wire.FlushResult{Killed: n}, err
+	}
+	n := 0
+	for _, err := range s.Table.Expects(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		n++
+	}
+	return wire.FlushResult{Killed: n}, nil
+}

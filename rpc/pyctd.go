@@ -1,0 +1,423 @@
+package rpc
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"math"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+// pyctd (INL, 2006) was the daemon whose XML-RPC frontends still call login, view, kill and
+// change. What they do is fixed; how the rows of view look is not, so two settings choose.
+
+// PyctdConfig says how the rows of view look.
+type PyctdConfig struct {
+	// Rows is "struct" (the default: a struct of rows whose member names are the ids) or "list"
+	// (a struct with a list of rows under "conntracks").
+	Rows string
+	// Addresses is "dotted" (the default: text) or "integer" (IPv4 addresses as numbers; IPv6
+	// addresses stay text, because no number of XML-RPC holds them).
+	Addresses string
+}
+
+const (
+	// sessionIdle is how long a session lives unused.
+	sessionIdle = 10 * time.Second
+	// maxSessions bounds the sessions at a time.
+	maxSessions = 256
+)
+
+// pyctd are the sessions of its clients.
+type pyctd struct {
+	service *Service
+	now     func() time.Time
+
+	mu       sync.Mutex
+	sessions map[string]*pyctdSession
+}
+
+// pyctdSession is one client between login and its last call.
+type pyctdSession struct {
+	principal Principal
+	used      time.Time
+
+	mu      sync.Mutex // held during a call: a session's calls come one by one
+	next    uint32
+	handles map[flowKey]uint32
+	flows   map[uint32]conntrack.Key
+}
+
+func (s *Service) registerPyctd(r *Registry) {
+	p := &pyctd{service: s, now: time.Now, sessions: make(map[string]*pyctdSession)}
+	add := func(m Method, fn func(ctx context.Context, args []any) (any, error)) {
+		m.Role, m.XMLOnly = wire.RoleSession, true
+		r.RegisterPositional(m, fn)
+	}
+	add(Method{
+		Name: "login", Signatures: [][]string{{"string", "string", "string"}, {"string"}},
+		Summary: "pyctd: begins a session with user and password, the token being a password too, and returns its id. A caller who is known already may give any arguments. The session ends after 10 seconds without a call.",
+	}, p.login)
+	add(Method{
+		Name: "view", Signatures: [][]string{{"struct", "string"}},
+		Summary: "pyctd: returns the flows, with ids that stay valid in the session while the flow lives.",
+	}, p.view)
+	add(Method{
+		Name: "kill", Changes: true, Signatures: [][]string{{"string", "string", "array"}},
+		Summary: "pyctd: deletes the flows with the given ids; those that have ended are passed over.",
+	}, p.kill)
+	add(Method{
+		Name: "change", Changes: true, Signatures: [][]string{{"string", "string", "string", "int", "int"}},
+		Summary: `pyctd: changes "mark" or "timeout" of the flow with an id; a changed timeout becomes fixed.`,
+	}, p.change)
+}
+
+func (p *pyctd) login(ctx context.Context, args []any) (any, error) {
+	principal := PrincipalFrom(ctx)
+	if principal == nil {
+		user, password, err := credentials(args)
+		if err != nil {
+			return nil, err
+		}
+		if p.service.Login == nil {
+			return nil, errUnauthenticated()
+		}
+		if principal, err = p.service.Login(ctx, user, password); err != nil {
+			return nil, err
+		}
+	}
+	if !principal.May(wire.RoleViewer) {
+		return nil, errUnauthenticated()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.expire()
+	if len(p.sessions) >= maxSessions {
+		return nil, &wire.Error{
+			Code: wire.Busy, Message: "too many sessions", Hint: "sessions end 10 seconds after their last call; try again then",
+		}
+	}
+	sid := rand.Text()
+	p.sessions[sid] = &pyctdSession{
+		principal: principal, used: p.now(),
+		handles: make(map[flowKey]uint32), flows: make(map[uint32]conntrack.Key),
+	}
+	return sid, nil
+}
+
+func credentials(args []any) (user, password string, err error) {
+	if len(args) != 2 {
+		return "", "", errUnauthenticated()
+	}
+	user, ok1 := args[0].(string)
+	password, ok2 := args[1].(string)
+	if !ok1 || !ok2 {
+		return "", "", errUnauthenticated()
+	}
+	return user, password, nil
+}
+
+// expire forgets the sessions that were not used for sessionIdle. p.mu is held.
+func (p *pyctd) expire() {
+	for sid, s := range p.sessions {
+		if p.now().Sub(s.used) > sessionIdle {
+			delete(p.sessions, sid)
+		}
+	}
+}
+
+// session returns the session that the first argument names, if its caller has a role, and
+// renews it. An id that isn't known and one that has ended look the same.
+func (p *pyctd) session(args []any, role wire.Role) (*pyctdSession, error) {
+	unknown := &wire.Error{Code: wire.Unauthenticated, Message: "no such session", Hint: "call login again"}
+	if len(args) == 0 {
+		return nil, unknown
+	}
+	sid, _ := args[0].(string)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.expire()
+	s := p.sessions[sid]
+	if s == nil {
+		return nil, unknown
+	}
+	s.used = p.now()
+	if !s.principal.May(role) {
+		return nil, &wire.Error{
+			Code: wire.PermissionDenied, Message: "this needs the role " + role,
+			Hint: s.principal.Name() + " has the role " + s.principal.Role(),
+		}
+	}
+	return s, nil
+}
+
+// renew makes a session last from the end of a call, however long that took.
+func (p *pyctd) renew(s *pyctdSession) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.used = p.now()
+}
+
+func (p *pyctd) view(_ context.Context, args []any) (any, error) {
+	s, err := p.session(args, wire.RoleViewer)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) != 1 {
+		return nil, invalidParams("view takes a session id")
+	}
+	return &pyctdView{pyctd: p, session: s}, nil
+}
+
+// pyctdView is the result of view, written as the dump goes.
+type pyctdView struct {
+	pyctd   *pyctd
+	session *pyctdSession
+}
+
+func (v *pyctdView) stream(ctx context.Context, e encoder) error {
+	s := v.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer v.pyctd.renew(s)
+	list := v.pyctd.service.Pyctd.Rows == "list"
+	e.beginObject()
+	if list {
+		e.key("conntracks")
+		e.beginArray()
+	}
+	seen := make(map[flowKey]uint32, len(s.handles))
+	for f, err := range v.pyctd.service.Table.Flows(ctx, conntrack.Filter{}) {
+		if err != nil {
+			return err
+		}
+		if err := e.err(); err != nil {
+			return err
+		}
+		key := flowKey{f.ID, f.Orig}
+		if _, twice := seen[key]; twice {
+			continue // a struct can't have a member twice
+		}
+		id, err := s.handle(&f)
+		if err != nil {
+			return err
+		}
+		seen[key] = id
+		if !list {
+			e.key(strconv.FormatUint(uint64(id), 10))
+		}
+		v.row(e, id, &f)
+	}
+	s.forget(seen)
+	if list {
+		e.endArray()
+	}
+	e.endObject()
+	return nil
+}
+
+// handle returns the id of a flow in the session. Ids count up from 1, so that none is ever given
+// to another flow, and stay within 31 bits, which is what every client can read.
+func (s *pyctdSession) handle(f *conntrack.Flow) (uint32, error) {
+	key := flowKey{f.ID, f.Orig}
+	if id, ok := s.handles[key]; ok {
+		return id, nil
+	}
+	if s.next == math.MaxInt32 {
+		return 0, &wire.Error{Code: wire.LimitExceeded, Message: "the session's ids are used up", Hint: "call login again"}
+	}
+	s.next++
+	s.handles[key] = s.next
+	s.flows[s.next] = f.Key()
+	return s.next, nil
+}
+
+// forget drops the ids of flows that a whole dump did not show: they have ended.
+func (s *pyctdSession) forget(seen map[flowKey]uint32) {
+	for key, id := range s.handles {
+		if _, ok := seen[key]; !ok {
+			delete(s.flows, id)
+		}
+	}
+	s.handles = seen
+}
+
+// row writes a flow with the attribute names of pynetfilter_conntrack.
+func (v *pyctdView) row(e encoder, id uint32, f *conntrack.Flow) {
+	e.beginObject()
+	number := func(name string, n uint64) {
+		e.key(name)
+		e.uint(n)
+	}
+	number("id", uint64(id))
+	v.direction(e, "orig_", f, &f.Orig, f.OrigCounter)
+	v.direction(e, "repl_", f, &f.Reply, f.ReplyCounter)
+	number("mark", uint64(f.Mark))
+	if f.Has(conntrack.AttrTimeout) {
+		number("timeout", uint64(f.Timeout/time.Second))
+	}
+	number("status", uint64(f.Status))
+	if f.Has(conntrack.AttrUse) {
+		number("use", uint64(f.Use))
+	}
+	if f.Has(conntrack.AttrState) && f.Proto() == conntrack.TCP {
+		number("tcp_state", uint64(f.State))
+	}
+	e.key("username")
+	e.str(f.User)
+	e.endObject()
+}
+
+func (v *pyctdView) direction(e encoder, prefix string, f *conntrack.Flow, t *conntrack.Tuple, c conntrack.Counter) {
+	number := func(name string, n uint64) {
+		e.key(prefix + name)
+		e.uint(n)
+	}
+	number("l3proto", uint64(t.Family()))
+	number("l4proto", uint64(t.Proto))
+	version := "ipv4"
+	if t.Family() == conntrack.FamilyIPv6 {
+		version = "ipv6"
+	}
+	v.address(e, prefix+version+"_src", t.Src)
+	v.address(e, prefix+version+"_dst", t.Dst)
+	switch {
+	case t.Proto.HasPorts():
+		number("port_src", uint64(t.SrcPort))
+		number("port_dst", uint64(t.DstPort))
+	case t.Proto.IsICMP():
+		number("icmp_type", uint64(t.ICMPType))
+		number("icmp_code", uint64(t.ICMPCode))
+		number("icmp_id", uint64(t.ICMPID))
+	}
+	if f.Has(conntrack.AttrCounters) {
+		number("counter_packets", c.Packets)
+		number("counter_bytes", c.Bytes)
+	}
+}
+
+func (v *pyctdView) address(e encoder, name string, a netip.Addr) {
+	e.key(name)
+	if v.pyctd.service.Pyctd.Addresses == "integer" && a.Is4() {
+		b := a.As4()
+		e.uint(uint64(binary.BigEndian.Uint32(b[:])))
+		return
+	}
+	e.str(a.String())
+}
+
+// nothing is what kill and change return: XML-RPC has no nil that every client reads.
+const nothing = ""
+
+func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
+	s, err := p.session(args, wire.RoleOperator)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) != 2 {
+		return nil, invalidParams("kill takes a session id and a list of ids")
+	}
+	ids, err := pyctdIDs(args[1])
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer p.renew(s)
+	var keys []conntrack.Key
+	for _, id := range ids {
+		if key, ok := s.flows[id]; ok {
+			keys = append(keys, key)
+		}
+	}
+	var failures []error
+	for _, err := range p.service.Table.Kill(ctx, keys) {
+		if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
+			failures = append(failures, err)
+		}
+	}
+	return nothing, errors.Join(failures...)
+}
+
+// pyctdIDs reads a list of ids; a single one will do, and so will a struct of them, which is
+// what PHP makes of an array with gaps.
+func pyctdIDs(v any) ([]uint32, error) {
+	var items []any
+	switch v := v.(type) {
+	case []any:
+		items = v
+	case map[string]any:
+		for _, item := range v {
+			items = append(items, item)
+		}
+	default:
+		items = []any{v}
+	}
+	ids := make([]uint32, len(items))
+	for i, item := range items {
+		n, err := pyctdNumber("id", item, math.MaxInt32)
+		if err != nil {
+			return nil, err
+		}
+		ids[i] = n
+	}
+	return ids, nil
+}
+
+// pyctdNumber reads a number from 0 to most in any of the forms that clients send.
+func pyctdNumber(name string, v any, most uint32) (uint32, error) {
+	var n uint32
+	if err := decodeStrict(name, v, &n); err != nil {
+		return 0, err
+	}
+	if n > most {
+		return 0, invalidParams("%s: %d is above %d", name, n, most)
+	}
+	return n, nil
+}
+
+func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
+	s, err := p.session(args, wire.RoleOperator)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) != 4 {
+		return nil, invalidParams(`change takes a session id, "mark" or "timeout", an id and a value`)
+	}
+	id, err := pyctdNumber("id", args[2], math.MaxInt32)
+	if err != nil {
+		return nil, err
+	}
+	value, err := pyctdNumber("value", args[3], math.MaxUint32)
+	if err != nil {
+		return nil, err
+	}
+	var change conntrack.Change
+	switch args[1] {
+	case "mark":
+		change.Mark = &conntrack.MaskedMark{Value: value, Mask: math.MaxUint32}
+	case "timeout":
+		d := time.Duration(value) * time.Second
+		change.Timeout, change.FixedTimeout = &d, true
+	default:
+		return nil, invalidParams(`change: want "mark" or "timeout"`)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer p.renew(s)
+	key, ok := s.flows[id]
+	if !ok {
+		return nil, &wire.Error{
+			Code: wire.NotFound, Message: "no flow has the id " + strconv.FormatUint(uint64(id), 10) + " in this session",
+			Hint: "it has ended, or view was not called yet",
+		}
+	}
+	return nothing, p.service.Table.Modify(ctx, []conntrack.Key{key}, change)[0]
+}

@@ -1,0 +1,215 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+const (
+	// defaultMax is how many flows a change may take where the caller doesn't say.
+	defaultMax = 1000
+	// maxShown is how many flows the result of a change shows.
+	maxShown = 1000
+	// maxHeld is how many flows are held to be changed at a time.
+	maxHeld = 64 << 10
+)
+
+// selection is what a kill or modify is about: a filter or a list of flows, and the guards.
+type selection struct {
+	filter conntrack.Filter
+	named  []selector // instead of the filter
+	max    int
+}
+
+// readSelection reads the parameters that kill and modify have in common.
+func readSelection(filter wire.Filter, flows []any, all bool, most *int) (*selection, error) {
+	sel := &selection{max: defaultMax}
+	if most != nil {
+		if *most < 0 {
+			return nil, invalidParams("max: %d is below 0", *most)
+		}
+		sel.max = *most
+	}
+	var err error
+	if sel.filter, err = readFilter(filter); err != nil {
+		return nil, err
+	}
+	switch {
+	case flows != nil && filter != nil:
+		return nil, invalidParams("filter and flows can't be given together")
+	case flows != nil && all:
+		return nil, invalidParams("all is for an empty filter; flows are given")
+	case flows == nil && sel.filter.IsZero() && !all:
+		return nil, &wire.Error{
+			Code: wire.InvalidParams, Message: "an empty filter means every flow, which needs all: true",
+			Hint: `give a filter such as {"src": "10.0.0.7"}, or flows, or all: true`,
+		}
+	case sel.filter.Uses("rate"):
+		return nil, &wire.Error{
+			Code: wire.Unsupported, Message: "filter: rate: a change can't wait for samples",
+			Hint: "list with this filter first, and give the flows that it finds",
+		}
+	}
+	for i, v := range flows {
+		s, err := readSelector(fmt.Sprintf("flows[%d]", i), v)
+		if err != nil {
+			return nil, err
+		}
+		sel.named = append(sel.named, s)
+	}
+	if flows != nil && sel.named == nil {
+		sel.named = []selector{}
+	}
+	return sel, nil
+}
+
+// collect returns the flows that are meant: how many, and the first maxHeld of them. It is an
+// error if they are more than max.
+func (sel *selection) collect(ctx context.Context, t Table) (matched int, held []conntrack.Flow, err error) {
+	if sel.named != nil {
+		held, err = resolve(ctx, t, sel.named)
+		matched = len(held)
+	} else {
+		for f, err := range t.Flows(ctx, sel.filter) {
+			if err != nil {
+				return 0, nil, err
+			}
+			matched++
+			if matched <= min(sel.max, maxHeld) {
+				held = append(held, f)
+			}
+		}
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	if matched > sel.max {
+		return 0, nil, &wire.Error{
+			Code:    wire.LimitExceeded,
+			Message: fmt.Sprintf("%d flows match, more than max %d; nothing was changed", matched, sel.max),
+			Hint:    "narrow the filter, or raise max if all of them are meant",
+		}
+	}
+	return matched, held, nil
+}
+
+// resolve finds the flows that the caller named; those that are gone are left out, and one that
+// was named twice is there once.
+func resolve(ctx context.Context, t Table, named []selector) ([]conntrack.Flow, error) {
+	var found []conntrack.Flow
+	byID, err := resolveIDs(ctx, t, named)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[flowKey]bool)
+	for _, s := range named {
+		f, ok := byID[s.key.ID], true
+		if !s.isID() {
+			f, err = t.Get(ctx, s.key)
+			if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
+				return nil, err
+			}
+			ok = err == nil && s.fits(&f)
+		}
+		key := flowKey{f.ID, f.Orig}
+		if ok && !f.Orig.IsZero() && !seen[key] {
+			seen[key] = true
+			found = append(found, f)
+		}
+	}
+	return found, nil
+}
+
+// isID tells whether the flow is named by its id alone.
+func (s *selector) isID() bool { return s.key.Orig.IsZero() && s.key.Reply.IsZero() }
+
+// resolveIDs finds the flows that are named by their id alone, in one dump for all.
+func resolveIDs(ctx context.Context, t Table, named []selector) (map[uint32]conntrack.Flow, error) {
+	byID := make(map[uint32]conntrack.Flow)
+	for _, s := range named {
+		if s.isID() {
+			byID[s.key.ID] = conntrack.Flow{}
+		}
+	}
+	if len(byID) == 0 {
+		return byID, nil
+	}
+	for f, err := range t.Flows(ctx, conntrack.Filter{}) {
+		if err != nil {
+			return nil, err
+		}
+		if old, ok := byID[f.ID]; ok {
+			if !old.Orig.IsZero() && old.Orig != f.Orig {
+				return nil, fmt.Errorf("id %d: %w", f.ID, conntrack.ErrAmbiguous)
+			}
+			byID[f.ID] = f
+		}
+	}
+	return byID, nil
+}
+
+func keysOf(flows []conntrack.Flow) []conntrack.Key {
+	keys := make([]conntrack.Key, len(flows))
+	for i := range flows {
+		keys[i] = flows[i].Key()
+	}
+	return keys
+}
+
+// failure is a flow that the kernel would not let be changed.
+type failure struct {
+	flow conntrack.Flow
+	err  *wire.Error
+}
+
+// writeChanged writes the members that the results of kill and modify have in common.
+func writeChanged(e encoder, matched, changed int, flows []conntrack.Flow, truncated bool, failed []failure) {
+	w := flowWriter{e: e}
+	e.key("matched")
+	e.int(int64(matched))
+	e.key("changed")
+	e.boolean(changed > 0)
+	e.key("flows")
+	e.beginArray()
+	for i := range flows {
+		w.write(&flows[i])
+	}
+	e.endArray()
+	e.key("truncated")
+	e.boolean(truncated)
+	if len(failed) == 0 {
+		return
+	}
+	e.key("failed")
+	e.beginArray()
+	for i := range failed {
+		e.beginObject()
+		e.key("flow")
+		w.write(&failed[i].flow)
+		writeFailedMembers(e, failed[i].err)
+		e.endObject()
+	}
+	e.endArray()
+}
+
+func writeFailedMembers(e encoder, err *wire.Error) {
+	e.key("code")
+	e.str(string(err.Code))
+	e.key("message")
+	e.str(err.Message)
+	if err.Hint != "" {
+		e.key("hint")
+		e.str(err.Hint)
+	}
+}
+
+func joinSorted[V any](m map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+}

@@ -1,0 +1,54 @@
+package rpc
+
+import (
+	"context"
+	"iter"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+// Table is what the methods need of conntrack.Table.
+type Table interface {
+	Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error]
+	Count(ctx context.Context, f conntrack.Filter) (int, error)
+	Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, error)
+	Kill(ctx context.Context, keys []conntrack.Key) []error
+	Modify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error
+	Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) (conntrack.Flow, error)
+	Create(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error)
+	Flush(ctx context.Context, family conntrack.Family, zone *uint16) (int, error)
+
+	Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error]
+	GetExpect(ctx context.Context, id uint32) (conntrack.Expect, error)
+	CreateExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error)
+	KillExpects(ctx context.Context, es []conntrack.Expect) []error
+	FlushExpects(ctx context.Context) (int, error)
+
+	Stats(ctx context.Context) (conntrack.Stats, error)
+	PerCPU(ctx context.Context) ([]conntrack.CPUStats, error)
+}
+
+var _ Table = (*conntrack.Table)(nil)
+
+// Service is what the methods are made of.
+type Service struct {
+	Table Table
+
+	// Info and Doctor answer server.info and server.doctor; the server knows what they need.
+	Info   func(ctx context.Context) (wire.InfoResult, error)
+	Doctor func(ctx context.Context) (wire.DoctorResult, error)
+
+	// Login recognises a user by name and password, for pyctd's login. nil recognises nobody.
+	Login func(ctx context.Context, user, password string) (Principal, error)
+	Pyctd PyctdConfig
+}
+
+// Register adds all methods of s to r.
+func (s *Service) Register(r *Registry) {
+	s.registerFlows(r)
+	s.registerChanges(r)
+	s.registerExpects(r)
+	s.registerServer(r)
+	s.registerPyctd(r)
+}
