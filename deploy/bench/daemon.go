@@ -40,7 +40,7 @@ func startDaemon(ctx context.Context, ctd string, r *rig) (*daemon, error) {
 	}
 	d := &daemon{addr: addr, http: &http.Client{Transport: &http.Transport{}}}
 	d.cmd = exec.Command(ctd, "serve", "--netns", r.ns, "--listen", addr,
-		"--socket", filepath.Join(dir, "ctd.sock"), "--state-dir", filepath.Join(dir, "state"))
+		"--socket", filepath.Join(dir, "ctd.sock"))
 	var stderr bytes.Buffer
 	d.cmd.Stderr = &stderr
 	if err := d.cmd.Start(); err != nil {

@@ -21,7 +21,7 @@ const (
 	defaultSocket = "/run/ctd/ctd.sock"
 	defaultListen = "127.0.0.1:8420"
 
-	runDir = "/run/ctd-demo" // lock, state, and the socket where the default one is taken
+	runDir = "/run/ctd-demo" // the lock, and the socket where the default one is taken
 )
 
 func main() {
@@ -71,7 +71,7 @@ func demo(ctd string) (err error) {
 
 	socket, listen := endpoints()
 	daemon := exec.Command(ctd, "serve", "--netns", n.router(),
-		"--socket", socket, "--listen", listen, "--state-dir", filepath.Join(runDir, "state"))
+		"--socket", socket, "--listen", listen)
 	daemon.Stdout, daemon.Stderr = os.Stdout, os.Stderr
 	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := daemon.Start(); err != nil {
