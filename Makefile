@@ -14,7 +14,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # caches stays the user's.
 ifneq ($(shell id -u),0)
 SUDO := sudo
-EXEC := -exec 'sudo -E'
+EXEC := -exec 'sudo env PATH=$(PATH):/usr/sbin:/sbin CTD_KERNEL_TESTS=1'
 endif
 
 TOOL := $(GO) tool -modfile=deploy/tools.mod
