@@ -21,8 +21,7 @@ RUN CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.ver
  # The user isn't root; the capability comes with the file. Without NET_ADMIN in the container's
  # own set the kernel refuses to run it.
  && setcap cap_net_admin+ep /out/usr/bin/ctd \
- && install -d -o 65532 -g 65532 -m 0755 /out/run/ctd \
- && install -d -o 65532 -g 65532 -m 0700 /out/var/lib/ctd
+ && install -d -o 65532 -g 65532 -m 0755 /out/run/ctd
 
 FROM scratch
 COPY --from=build /out /
