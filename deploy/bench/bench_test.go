@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -53,6 +54,31 @@ func TestMedian(t *testing.T) {
 		if got := median(tt.in); got != tt.want {
 			t.Errorf("%s: median(%v) = %v, want %v", tt.name, tt.in, got, tt.want)
 		}
+	}
+}
+
+func TestInTurns(t *testing.T) {
+	var order []string
+	side := func(name string) func(int) (time.Duration, error) {
+		return func(turn int) (time.Duration, error) {
+			order = append(order, name+strconv.Itoa(turn))
+			return time.Duration(turn), nil
+		}
+	}
+	got, err := inTurns(3, side("a"), side("b"))
+	if want := []time.Duration{1, 1}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("inTurns = %v, %v, want %v", got, err, want)
+	}
+	if want := []string{"a0", "b0", "a1", "b1", "a2", "b2"}; !slices.Equal(order, want) {
+		t.Errorf("order %q, want %q", order, want)
+	}
+	calls := map[int]bool{}
+	got, err = inTurns(2, inBlocks(func(i int) (time.Duration, error) {
+		calls[i] = true
+		return 7, nil
+	}))
+	if err != nil || !slices.Equal(got, []time.Duration{7}) || len(calls) != 2*block {
+		t.Errorf("in blocks: %v, %v, %d different calls, want %d", got, err, len(calls), 2*block)
 	}
 }
 

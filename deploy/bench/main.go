@@ -21,7 +21,7 @@ func main() {
 	flag.StringVar(&b.out, "o", "", "the document to write (standard output where empty)")
 	flag.IntVar(&b.flows, "flows", 1_000_000, fmt.Sprintf("flows in the large table; a multiple of %d", 5*flowUnit))
 	flag.IntVar(&b.runs, "runs", 3, "how often each long measurement is made")
-	flag.IntVar(&b.calls, "calls", 100, "how often each short measurement is made")
+	flag.IntVar(&b.calls, "calls", 100, fmt.Sprintf("how often each short measurement is made; a multiple of %d", block))
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -53,8 +53,8 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root")
 	}
-	if b.flows <= 0 || b.flows%(5*flowUnit) != 0 || b.runs < 1 || b.calls < 1 {
-		return fmt.Errorf("-flows must be a multiple of %d, -runs and -calls at least 1", 5*flowUnit)
+	if b.flows <= 0 || b.flows%(5*flowUnit) != 0 || b.runs < 1 || b.calls < block || b.calls%block != 0 {
+		return fmt.Errorf("-flows must be a multiple of %d, -calls of %d, -runs at least 1", 5*flowUnit, block)
 	}
 	if b.dir, err = os.MkdirTemp("", "ctd-bench-"); err != nil {
 		return err
@@ -144,15 +144,15 @@ func (b *bench) large(ctx context.Context, r *rig, d *daemon) error {
 	}
 
 	progress("get one flow")
-	took, err := inTurns(b.calls,
-		func(i int) (time.Duration, error) {
+	took, err := inTurns(b.calls/block,
+		inBlocks(func(i int) (time.Duration, error) {
 			begin := time.Now()
 			err := d.call(ctx, "conntrack.get", map[string]any{"flow": flowAt(groups*i + 2).selector()}, nil)
 			return time.Since(begin), err
-		},
-		func(i int) (time.Duration, error) {
+		}),
+		inBlocks(func(i int) (time.Duration, error) {
 			return r.conntrack(ctx, append([]string{"-G"}, flowAt(groups*i+2).args()...)...)
-		})
+		}))
 	if err != nil {
 		return err
 	}
@@ -231,13 +231,13 @@ func (b *bench) killing(ctx context.Context, r *rig, d *daemon) error {
 	if 2*b.calls > share {
 		return fmt.Errorf("-calls %d: at most %d with so few flows", b.calls, share/2)
 	}
-	took, err := inTurns(b.calls,
-		func(i int) (time.Duration, error) {
+	took, err := inTurns(b.calls/block,
+		inBlocks(func(i int) (time.Duration, error) {
 			return d.kill(ctx, map[string]any{"flows": []any{flowAt(groups*2*i + 3).selector()}}, 1)
-		},
-		func(i int) (time.Duration, error) {
+		}),
+		inBlocks(func(i int) (time.Duration, error) {
 			return r.conntrack(ctx, append([]string{"-D"}, flowAt(groups*(2*i+1)+3).args()...)...)
-		})
+		}))
 	if err != nil {
 		return err
 	}
@@ -262,6 +262,24 @@ func inTurns(n int, sides ...func(turn int) (time.Duration, error)) (medians []t
 		medians = append(medians, median(t))
 	}
 	return medians, nil
+}
+
+// block is how many single calls make a turn: who keeps a connection open calls more than once.
+const block = 10
+
+// inBlocks makes a turn of block calls, and the turn's time their median.
+func inBlocks(call func(i int) (time.Duration, error)) func(turn int) (time.Duration, error) {
+	return func(turn int) (time.Duration, error) {
+		var took []time.Duration
+		for i := range block {
+			t, err := call(turn*block + i)
+			if err != nil {
+				return 0, err
+			}
+			took = append(took, t)
+		}
+		return median(took), nil
+	}
 }
 
 func median(t []time.Duration) time.Duration {

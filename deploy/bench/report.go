@@ -33,14 +33,14 @@ Written by `+"`make bench`"+`, on %s:
 	}
 	fmt.Fprintf(&s, `
 What is compared ran side by side, in turns, on the same table in a network namespace with accounting
-on: %d turns for what takes long, %d for single calls. The times are medians, from the client's side:
+on: %d turns for what takes long, %d of %d each for single calls. The times are medians, from the client's side:
 ctd's client sends a JSON-RPC request over loopback TCP and discards the answer as it comes, having
 checked how many flows it was; conntrack(8) is started anew each time and writes to /dev/null. Both
 have the machine's processors to share. A ratio below 1 means that ctd was faster.
 
 | what | ctd | against | took | ratio | bar | kept |
 |---|---:|---|---:|---:|---:|---|
-`, b.runs, b.calls)
+`, b.runs, b.calls/block, block)
 	for _, r := range b.rows {
 		ratio, kept := "", "no"
 		if r.against != "" {
