@@ -153,14 +153,19 @@ func (d *decoder) decodeExpectNAT(e *Expect, outer *attrs) bool {
 }
 
 // Expects dumps the expectations. As with Flows, the sequence ends with an error where the dump
-// did.
+// did. The kernel doesn't tell an expectation's zone: it is the master's, which is looked up.
 func (t *Table) Expects(ctx context.Context) iter.Seq2[Expect, error] {
 	return func(yield func(Expect, error) bool) {
 		var dec decoder
+		zones := masterZones{table: t}
 		stopped := false
 		err := t.dump(ctx, msgExpGet, FamilyAny, noAttributes, func(_ *message, data []byte) (bool, error) {
 			var e Expect
-			if err := dec.decodeExpect(&e, data); err != nil {
+			err := dec.decodeExpect(&e, data)
+			if err == nil && e.Zone == 0 {
+				e.Zone, err = zones.of(ctx, e.Master)
+			}
+			if err != nil {
 				return false, err
 			}
 			stopped = !yield(e, nil)
@@ -170,6 +175,34 @@ func (t *Table) Expects(ctx context.Context) iter.Seq2[Expect, error] {
 			yield(Expect{}, opError("list expectations", err))
 		}
 	}
+}
+
+// masterZones finds the zones of the masters of expectations.
+type masterZones struct {
+	table *Table
+	zoned map[Tuple]uint16 // flows in a zone; nil before it is needed
+}
+
+// of returns the zone of a master: none if there is such a flow in none, else that of the one
+// flow with this tuple in a zone. Only where zones are in use is the table read, once.
+func (z *masterZones) of(ctx context.Context, master Tuple) (uint16, error) {
+	_, err := z.table.get(ctx, Key{Orig: master})
+	if err == nil || !errors.Is(err, ErrNotFound) {
+		return 0, err
+	}
+	if z.zoned == nil {
+		z.zoned = make(map[Tuple]uint16)
+		err := z.table.list(ctx, Filter{}, listConfig{}, func(f *Flow) bool {
+			if f.Zone != 0 && f.Helper != "" { // only a flow with a helper expects others
+				z.zoned[f.Orig] = f.Zone
+			}
+			return true
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return z.zoned[master], nil
 }
 
 func noAttributes(b []byte) []byte { return b }

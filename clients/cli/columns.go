@@ -135,7 +135,10 @@ func timestamp(t time.Time) string {
 // terminal is too narrow, 0 for never.
 func flowTableColumns(rates bool) []tableColumn {
 	cols := []tableColumn{
-		{title: "PROTO"}, {title: "STATE"}, {title: "SRC"}, {title: "DST"},
+		{title: "PROTO"},
+		{title: "STATE"},
+		{title: "SRC"},
+		{title: "DST"},
 		{title: "NAT", drop: 3},
 		{title: "TIMEOUT", right: true, drop: 5},
 		{title: "BYTES", right: true, drop: 4},

@@ -86,8 +86,12 @@ func (c *createCmd) read(s *session) (json.RawMessage, error) {
 func (c *createCmd) words() []string {
 	var words []string
 	for _, p := range []pair{
-		{"timeout", c.Timeout}, {"mark", c.Mark}, {"status", c.Status}, {"labels", c.Label},
-		{"helper", c.Helper}, {"state", c.State},
+		{"timeout", c.Timeout},
+		{"mark", c.Mark},
+		{"status", c.Status},
+		{"labels", c.Label},
+		{"helper", c.Helper},
+		{"state", c.State},
 	} {
 		if p.value != "" {
 			words = append(words, p.key+"="+p.value)
