@@ -99,26 +99,41 @@ func TestExamples(t *testing.T) {
 	}
 	for verb, text := range help {
 		t.Run(verb, func(t *testing.T) {
-			examples := 0
-			for line := range strings.Lines(text) {
-				line, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "  ")
-				if !ok {
-					continue
-				}
-				examples++
-				t.Run(line, func(t *testing.T) {
-					srv := ctdclienttest.New(t)
-					cmd := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-c", line)
-					cmd.Dir = t.TempDir()
-					cmd.Env = append(os.Environ(), "CTD_SERVER="+srv.URL)
-					if out, err := cmd.CombinedOutput(); err != nil {
-						t.Errorf("%v\n%s", err, out)
-					}
-				})
-			}
-			if examples == 0 {
-				t.Error("no example")
+			runExamples(t, text, "  ")
+		})
+	}
+}
+
+// TestDocumentation runs every command of the documentation.
+func TestDocumentation(t *testing.T) {
+	text, err := os.ReadFile("../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	runExamples(t, string(text), "ctd ")
+}
+
+// runExamples runs the lines that begin with prefix, each against a daemon of its own.
+func runExamples(t *testing.T, text, prefix string) {
+	t.Helper()
+	examples := 0
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, prefix) {
+			continue
+		}
+		line = strings.TrimSpace(line)
+		examples++
+		t.Run(line, func(t *testing.T) {
+			srv := ctdclienttest.New(t)
+			cmd := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-c", line)
+			cmd.Dir = t.TempDir()
+			cmd.Env = append(os.Environ(), "CTD_SERVER="+srv.URL)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
 			}
 		})
+	}
+	if examples == 0 {
+		t.Error("no example")
 	}
 }
