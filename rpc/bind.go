@@ -35,7 +35,7 @@ func (b binder) bind(p Params, into reflect.Value) error {
 		return err
 	}
 	for i, arg := range p.Args {
-		if err := d.Field("", b.fields[i], arg, into); arg != nil && err != nil {
+		if err := d.Field("", b.fields[i], arg, into); err != nil {
 			return err
 		}
 	}

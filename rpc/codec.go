@@ -24,8 +24,9 @@ type call struct {
 // answer is what became of a call.
 type answer struct {
 	call
-	result any
-	err    *wire.Error
+	result  any
+	err     *wire.Error
+	session bool // of a method that knows its callers by a session of its own
 }
 
 // dispatcher is the one service that is registered with gorilla/rpc, and Call its one method.
@@ -58,11 +59,17 @@ func (r *Registry) answer(ctx context.Context, c call) answer {
 		CallLogFrom(ctx).fail(c.bad.Code)
 		return answer{call: c, err: c.bad}
 	}
+	a := answer{call: c}
+	if m := r.methods[c.method]; m != nil {
+		a.session = m.Role == wire.RoleSession
+	}
 	result, err := r.Call(ctx, c.method, c.params)
 	if err != nil {
-		return answer{call: c, err: public(err)}
+		a.err = public(err)
+		return a
 	}
-	return answer{call: c, result: result}
+	a.result = result
+	return a
 }
 
 // public returns an error of Registry.Call or write, which is fit for the caller already.
@@ -117,14 +124,18 @@ func finish(w http.ResponseWriter, s *sink, status int) {
 }
 
 // statusOf returns the HTTP status of a single call's answer. Only a caller that isn't known
-// gets another than 200: clients of both protocols look for an error in the body of a 200.
-func statusOf(h http.Header, e *wire.Error) int {
-	if e == nil || e.Code != wire.Unauthenticated {
+// gets another than 200: clients of both protocols look for an error in the body of a 200. That
+// a session has ended is such an error, which the clients that have sessions must see.
+func statusOf(h http.Header, a answer, failed *wire.Error) int {
+	if failed == nil || failed.Code != wire.Unauthenticated || a.session {
 		return http.StatusOK
 	}
-	h.Set("WWW-Authenticate", `Bearer realm="ctd"`)
+	h.Set("WWW-Authenticate", challenge)
 	return http.StatusUnauthorized
 }
+
+// challenge says with a 401 how to come back.
+const challenge = `Bearer realm="ctd"`
 
 // readBody reads the whole body, whose size the handler has limited. An error that isn't in
 // the protocol's own code has an HTTP status too.

@@ -69,17 +69,26 @@ func ErrorOf(err error) *wire.Error {
 	if errors.As(err, &errno) {
 		for _, row := range kernelTable {
 			if row.errno == errno {
-				return &wire.Error{Code: row.code, Message: err.Error(), Hint: row.hint, Errno: unix.ErrnoName(errno)}
+				return &wire.Error{Code: row.code, Message: err.Error(), Hint: row.hint, Errno: errnoName(errno)}
 			}
 		}
 		e := errInternal()
-		e.Errno = unix.ErrnoName(errno)
+		e.Errno = errnoName(errno)
 		return e
 	}
 	if errors.Is(err, errors.ErrUnsupported) {
 		return &wire.Error{Code: wire.Unsupported, Message: err.Error(), Hint: "see server.doctor"}
 	}
 	return errInternal()
+}
+
+// errnoName returns the name of an errno; of the two that 95 has, the one that the kernel's
+// network code uses.
+func errnoName(errno unix.Errno) string {
+	if errno == unix.EOPNOTSUPP {
+		return "EOPNOTSUPP"
+	}
+	return unix.ErrnoName(errno)
 }
 
 func errInternal() *wire.Error {

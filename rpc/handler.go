@@ -165,7 +165,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, err *wire.Error) {
 
 func writeError(w http.ResponseWriter, r *http.Request, status int, err *wire.Error) {
 	if status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="ctd"`)
+		w.Header().Set("WWW-Authenticate", challenge)
 	}
 	switch protocol, _, _ := protocolOf(r); protocol {
 	case JSONRPC:

@@ -149,7 +149,7 @@ func (q *jsonRequest) WriteResponse(w http.ResponseWriter, reply any) {
 		answered = true
 		failed := q.write(e, a)
 		if !q.batch {
-			status = statusOf(w.Header(), failed)
+			status = statusOf(w.Header(), a, failed)
 		}
 	}
 	if !answered {

@@ -56,7 +56,7 @@ func openrpcMethod(s *schemas, m *method) map[string]any {
 		structure = "by-position"
 		params = append(params, positionalParams(m)...)
 	}
-	result := map[string]any{}
+	result := map[string]any{"type": "null"}
 	if m.Result != nil {
 		result = s.of(typeOf(m.Result), false)
 	}

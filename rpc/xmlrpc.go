@@ -85,7 +85,7 @@ func (q *xmlRequest) WriteResponse(w http.ResponseWriter, reply any) {
 		if failed != nil {
 			writeFault(e, failed)
 		}
-		status = statusOf(w.Header(), failed)
+		status = statusOf(w.Header(), a, failed)
 	}
 	e.buf = append(e.buf, xmlFooter...)
 	finish(w, &e.sink, status)

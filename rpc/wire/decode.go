@@ -40,11 +40,6 @@ func (d Decoder) Decode(tree, into any) error {
 	return d.value("", tree, reflect.ValueOf(into).Elem())
 }
 
-// Value decodes one value whose path is known, such as a positional parameter.
-func (d Decoder) Value(path string, tree any, into reflect.Value) error {
-	return d.value(path, tree, into)
-}
-
 func invalid(path, format string, args ...any) *Error {
 	message := fmt.Sprintf(format, args...)
 	if path != "" {
@@ -182,14 +177,14 @@ func (d Decoder) object(path string, tree any, into reflect.Value) error {
 	return nil
 }
 
-// Field decodes one member of a struct.
+// Field decodes one member of a struct, or one positional parameter.
 func (d Decoder) Field(path string, f Field, tree any, into reflect.Value) error {
 	path = join(path, f.Name)
 	v := into.FieldByIndex(f.Index)
 	if err := d.value(path, tree, v); err != nil {
 		return err
 	}
-	if d.Strict && len(f.Enum) > 0 && v.Kind() == reflect.String {
+	if d.Strict && tree != nil && len(f.Enum) > 0 && v.Kind() == reflect.String {
 		return checkEnum(path, v.String(), f)
 	}
 	return nil
