@@ -179,14 +179,14 @@ func TestCSV(t *testing.T) {
 func TestFlowCells(t *testing.T) {
 	f := wire.Flow{
 		NAT: "both", Status: []string{"seen_reply", "fixed_timeout"}, Zone: 3,
-		Orig:   &wire.Tuple{Src: "fd00::1", Dst: "10.0.0.1", SPort: new(uint16(1)), DPort: new(uint16(2))},
+		Orig:   &wire.Tuple{Src: "fd00::1", Dst: "10.0.0.1", SPort: new(uint16(1)), DPort: new(uint16(2)), Zone: 5},
 		Reply:  &wire.Tuple{Src: "fd00::2", Dst: "10.0.0.2", SPort: new(uint16(3))},
 		Master: &wire.Tuple{Src: "a", Dst: "b"},
 	}
 	got := flowRow(&f, false)
 	want := []string{
 		"0", "replied", "[fd00::1]:1", "10.0.0.1:2", "snat 10.0.0.2 dnat [fd00::2]:3", "", "", "", "",
-		"zone=3 master=a>b fixed_timeout",
+		"zone=3 zone-orig=5 master=a>b fixed_timeout",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)

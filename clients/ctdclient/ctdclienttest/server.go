@@ -131,7 +131,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.Token != "" && r.Header.Get("Authorization") != "Bearer "+s.Token {
 		w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
 		w.WriteHeader(http.StatusUnauthorized)
-		s.answer(w, call, nil, &wire.Error{Code: wire.Unauthenticated, Message: "who are you?"})
+		s.answer(w, call, nil, &wire.Error{Code: wire.Unauthenticated, Message: "who are you?", Hint: "send a header"})
 		return
 	}
 	s.calls = append(s.calls, call)
