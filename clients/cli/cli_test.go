@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 	}})
 }
 
+// noExitSleep keeps each of the many processes from waiting a second at its end, as the race
+// detector has it.
+const noExitSleep = "atexit_sleep_ms=0"
+
 // TestScripts runs each script of testdata against a daemon in memory of its own.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -47,9 +51,9 @@ func TestScripts(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			srv := ctdclienttest.New(t)
 			cut := ctdclienttest.New(t)
-			cut.CutAfter = 2
+			cut.CutAfter(2, false)
 			guarded := ctdclienttest.New(t)
-			guarded.Token = "secret"
+			guarded.SetToken("secret")
 			many := ctdclienttest.New(t)
 			many.SetFlows(ctdclienttest.Many(5000))
 			socket := ctdclienttest.NewUnix(t, filepath.Join(t.TempDir(), "ctd.sock"))
@@ -62,6 +66,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("GUARDED", guarded.URL)
 					env.Setenv("MANY", many.URL)
 					env.Setenv("SOCKET", socket.URL)
+					env.Setenv("GORACE", noExitSleep)
 					return nil
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status},
@@ -124,10 +129,11 @@ func runExamples(t *testing.T, text, prefix string) {
 		line = strings.TrimSpace(line)
 		examples++
 		t.Run(line, func(t *testing.T) {
+			t.Parallel()
 			srv := ctdclienttest.New(t)
 			cmd := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-c", line)
 			cmd.Dir = t.TempDir()
-			cmd.Env = append(os.Environ(), "CTD_SERVER="+srv.URL)
+			cmd.Env = append(os.Environ(), "CTD_SERVER="+srv.URL, "GORACE="+noExitSleep)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
