@@ -30,6 +30,8 @@ func (s *Server) logged(next http.Handler) http.Handler {
 			s.logRequest(r, out, log, *principal, cut, time.Since(began))
 		}()
 		next.ServeHTTP(out, r.WithContext(ctx))
+		// The caller need not wait for the log.
+		_ = out.control.Flush()
 		cut = false
 	})
 }
