@@ -185,35 +185,17 @@ func (t *Table) dump(ctx context.Context, typ uint16, family Family,
 			}
 			ahead.stop()
 		}()
-		for {
+		d := dump{seq: c.seq, fn: fn}
+		for !d.ended {
 			datagram, err := ahead.next()
 			if err != nil {
 				return false, err
 			}
-			for len(datagram) > 0 {
-				var m message
-				if m, datagram, err = nextMessage(datagram); err != nil {
-					return false, err
-				}
-				switch {
-				case m.seq != c.seq:
-					continue
-				case m.typ == nlmsgError:
-					return true, m.errno()
-				case m.flags&flagDumpIntr != 0:
-					return false, ErrInterrupted
-				case m.typ == nlmsgDone:
-					return true, m.errno()
-				}
-				data, err := m.attributes()
-				if err != nil {
-					return false, err
-				}
-				if more, err := fn(&m, data); err != nil || !more {
-					return false, err
-				}
+			if err := d.datagram(datagram); err != nil || d.stopped {
+				return d.ended, err
 			}
 		}
+		return true, nil
 	})
 }
 
