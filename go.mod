@@ -14,10 +14,13 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
+require golang.org/x/tools v0.51.0 // indirect
+
 require (
 	github.com/alecthomas/kong v1.12.1
 	github.com/mdlayher/socket v0.5.1 // indirect
 	github.com/pkg/errors v0.9.1 // indirect
+	github.com/rogpeppe/go-internal v1.14.1
 	github.com/ti-mo/netfilter v0.5.3 // indirect
 	golang.org/x/sync v0.24.0
 	golang.org/x/text v0.43.0 // indirect
