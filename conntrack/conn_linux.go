@@ -74,10 +74,7 @@ func (c *conn) close() error { return c.nl.Close() }
 // cancelWith makes every wait of c end when ctx does. The function it returns ends that and says
 // whether c is still good for another request.
 func (c *conn) cancelWith(ctx context.Context) (stop func() bool) {
-	return context.AfterFunc(ctx, func() {
-		// A deadline in the past ends a wait that is under way and every later one.
-		_ = c.nl.SetDeadline(time.Unix(1, 0))
-	})
+	return context.AfterFunc(ctx, c.interrupt)
 }
 
 // send sends c.out in one piece.
@@ -96,17 +93,22 @@ func (c *conn) send() error {
 	return nil
 }
 
+// interrupt ends the wait that is under way and every later one: a deadline in the past does.
+func (c *conn) interrupt() { _ = c.nl.SetDeadline(time.Unix(1, 0)) }
+
 // receive waits for the next datagram; it is good until the next call.
 func (c *conn) receive() ([]byte, error) {
-	var (
-		n    int
-		from unix.Sockaddr
-		err  error
-	)
+	n, err := c.receiveInto(c.buf)
+	return c.buf[:n], err
+}
+
+// receiveInto waits for the next datagram and returns its length.
+func (c *conn) receiveInto(buf []byte) (n int, err error) {
+	var from unix.Sockaddr
 	rerr := c.raw.Read(func(fd uintptr) bool {
 		for {
 			// MSG_TRUNC makes n the datagram's own length, so that a cut one is noticed.
-			n, from, err = unix.Recvfrom(int(fd), c.buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+			n, from, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 			if err != unix.EINTR {
 				return err != unix.EAGAIN
 			}
@@ -114,16 +116,16 @@ func (c *conn) receive() ([]byte, error) {
 	})
 	switch {
 	case rerr != nil:
-		return nil, rerr
+		return 0, rerr
 	case err != nil:
-		return nil, os.NewSyscallError("recvfrom", err)
-	case n > len(c.buf):
-		return nil, fmt.Errorf("%w: datagram of %d bytes was cut", errMalformed, n)
+		return 0, os.NewSyscallError("recvfrom", err)
+	case n > len(buf):
+		return 0, fmt.Errorf("%w: datagram of %d bytes was cut", errMalformed, n)
 	}
 	if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
-		return nil, nil // not from the kernel: whoever it is has nothing to say here
+		return 0, nil // not from the kernel: whoever it is has nothing to say here
 	}
-	return c.buf[:n], nil
+	return n, nil
 }
 
 // inNetNS runs fn on a thread that is in the namespace (nil: the caller's own).

@@ -153,14 +153,19 @@ func (d *decoder) decodeExpectNAT(e *Expect, outer *attrs) bool {
 }
 
 // Expects dumps the expectations. As with Flows, the sequence ends with an error where the dump
-// did.
+// did. The kernel doesn't tell an expectation's zone, so it is looked for.
 func (t *Table) Expects(ctx context.Context) iter.Seq2[Expect, error] {
 	return func(yield func(Expect, error) bool) {
 		var dec decoder
+		zones := masterZones{table: t}
 		stopped := false
 		err := t.dump(ctx, msgExpGet, FamilyAny, noAttributes, func(_ *message, data []byte) (bool, error) {
 			var e Expect
-			if err := dec.decodeExpect(&e, data); err != nil {
+			err := dec.decodeExpect(&e, data)
+			if err == nil && e.Zone == 0 {
+				e.Zone, err = zones.of(ctx, &e)
+			}
+			if err != nil {
 				return false, err
 			}
 			stopped = !yield(e, nil)
@@ -170,6 +175,60 @@ func (t *Table) Expects(ctx context.Context) iter.Seq2[Expect, error] {
 			yield(Expect{}, opError("list expectations", err))
 		}
 	}
+}
+
+// masterZones finds the zones of expectations.
+type masterZones struct {
+	table *Table
+	zoned map[Tuple][]uint16 // zones of the flows that are in one, by tuple; nil before it is needed
+}
+
+// of returns the zone in which the kernel finds an expectation with its id: 0, or one that its
+// master's tuple is in. Only where zones are in use is the table read, once.
+func (z *masterZones) of(ctx context.Context, e *Expect) (uint16, error) {
+	if found, err := z.has(ctx, e, 0); found || err != nil {
+		return 0, err
+	}
+	if z.zoned == nil {
+		z.zoned = make(map[Tuple][]uint16)
+		err := z.table.list(ctx, Filter{}, listConfig{}, func(f *Flow) bool {
+			if f.Zone != 0 && f.Helper != "" { // only a flow with a helper expects others
+				z.zoned[f.Orig] = append(z.zoned[f.Orig], f.Zone)
+			}
+			return true
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	for _, zone := range z.zoned[e.Master] {
+		if found, err := z.has(ctx, e, zone); found || err != nil {
+			return zone, err
+		}
+	}
+	return 0, nil // it has ended meanwhile, or an overlapping one hides it
+}
+
+func (z *masterZones) has(ctx context.Context, e *Expect, zone uint16) (bool, error) {
+	err := z.table.roundTrip(ctx, msgExpGet, 0, e.Tuple.Family(), func(b []byte) []byte {
+		return e.appendKey(b, zone)
+	}, func([]byte) error { return nil })
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// appendKey appends what names e in a zone to the kernel.
+func (e *Expect) appendKey(b []byte, zone uint16) []byte {
+	b = appendTuple(b, ctaExpectTuple, &e.Tuple)
+	if zone != 0 {
+		b = appendBE16(b, ctaExpectZone, zone)
+	}
+	if e.ID != 0 {
+		b = appendBE32(b, ctaExpectID, e.ID)
+	}
+	return b
 }
 
 func noAttributes(b []byte) []byte { return b }
@@ -230,13 +289,12 @@ func (t *Table) createExpect(ctx context.Context, e Expect) (Expect, error) {
 		}
 	}
 	made, err := t.findExpect(ctx, func(x *Expect) bool {
-		return x.Tuple == e.Tuple && x.Master == e.Master &&
+		return x.Tuple == e.Tuple && x.Zone == e.Zone && x.Master == e.Master &&
 			x.Mask.Src == e.Mask.Src && x.Mask.SrcPort == e.Mask.SrcPort
 	})
 	if err != nil {
 		return Expect{}, fmt.Errorf("read it back: %w", err)
 	}
-	made.Zone = e.Zone // which the kernel heeds but doesn't tell
 	return made, nil
 }
 
@@ -345,14 +403,7 @@ func (t *Table) KillExpects(ctx context.Context, es []Expect) []error {
 		if !e.Tuple.Src.IsValid() || !e.Tuple.Dst.IsValid() {
 			return b, 0, ErrNoKey // without a tuple the kernel would delete all
 		}
-		b = appendTuple(b, ctaExpectTuple, &e.Tuple)
-		if e.Zone != 0 {
-			b = appendBE16(b, ctaExpectZone, e.Zone)
-		}
-		if e.ID != 0 {
-			b = appendBE32(b, ctaExpectID, e.ID)
-		}
-		return b, e.Tuple.Family(), nil
+		return e.appendKey(b, e.Zone), e.Tuple.Family(), nil
 	})
 	return wrapAll("kill expectation", errs)
 }

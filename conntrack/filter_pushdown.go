@@ -9,8 +9,8 @@ type pushdown struct {
 	zone               *uint16
 	mark, markMask     uint32 // markMask 0: not filtered
 	status, statusMask Status // statusMask 0: not filtered; status may be 0 under a mask
-	// orig and reply go to CTA_FILTER; they need a family. Only the fields whose bit
-	// (filterFlag*) is set count. IPv6 addresses are never among them.
+	// orig and reply go to CTA_FILTER; without a family each is asked for. Only the fields whose
+	// bit (filterFlag*) is set count. IPv6 addresses are never among them.
 	orig, reply           Tuple
 	origFlags, replyFlags uint32
 }
@@ -42,10 +42,6 @@ func (f Filter) pushdown() pushdown {
 	p := f.c.clauses[0].pushdown()
 	for i := range f.c.clauses[1:] {
 		p = p.common(f.c.clauses[i+1].pushdown())
-	}
-	if p.family == FamilyAny {
-		p.orig, p.origFlags = Tuple{}, 0
-		p.reply, p.replyFlags = Tuple{}, 0
 	}
 	return p
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"unicode/utf8"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -285,7 +286,7 @@ func TestFilterErrors(t *testing.T) {
 			if e.Field != tt.field || !strings.Contains(e.Msg, tt.msg) || !strings.Contains(e.Hint, tt.hint) {
 				t.Errorf("%+v, want field %q, %q, hint %q", e, tt.field, tt.msg, tt.hint)
 			}
-			if !strings.HasPrefix(e.Error(), "filter: ") || strings.ContainsAny(e.Error(), "\n\x01\xff") {
+			if !strings.HasPrefix(e.Error(), "filter: ") || strings.ContainsAny(e.Error(), "\n\x01") || !utf8.ValidString(e.Error()) {
 				t.Errorf("message %q", e.Error())
 			}
 		})

@@ -133,7 +133,14 @@ func TestKernelExpectCreate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if errs := table.KillExpects(t.Context(), []conntrack.Expect{zoned}); errs[0] != nil {
+		listed, err := table.GetExpect(t.Context(), zoned.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if listed.Zone != 4 {
+			t.Errorf("listed with zone %d, want its master's, 4", listed.Zone)
+		}
+		if errs := table.KillExpects(t.Context(), []conntrack.Expect{listed}); errs[0] != nil {
 			t.Errorf("kill in a zone: %v", errs)
 		}
 

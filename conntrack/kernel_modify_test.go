@@ -39,32 +39,39 @@ func TestKernelModify(t *testing.T) {
 		}{
 			{"timeout", conntrack.Change{Timeout: &hour}, func(f *conntrack.Flow) { f.Timeout = hour }},
 			{
-				"fixed timeout", conntrack.Change{Timeout: &hour, FixedTimeout: true},
+				"fixed timeout",
+				conntrack.Change{Timeout: &hour, FixedTimeout: true},
 				func(f *conntrack.Flow) { f.Timeout = hour; f.Status |= conntrack.StatusFixedTimeout },
 			},
 			{
-				"mark", conntrack.Change{Mark: &conntrack.MaskedMark{Value: 0xffffffff, Mask: 0xffffffff}},
+				"mark",
+				conntrack.Change{Mark: &conntrack.MaskedMark{Value: 0xffffffff, Mask: 0xffffffff}},
 				func(f *conntrack.Flow) { f.Mark = 0xffffffff },
 			},
 			{
-				"mark 0", conntrack.Change{Mark: &conntrack.MaskedMark{Mask: 0xffffffff}},
+				"mark 0",
+				conntrack.Change{Mark: &conntrack.MaskedMark{Mask: 0xffffffff}},
 				func(f *conntrack.Flow) { f.Mark = 0 },
 			},
 			{
-				"mark in a mask", conntrack.Change{Mark: &conntrack.MaskedMark{Value: 0xabcd, Mask: 0x0ff0}},
+				"mark in a mask",
+				conntrack.Change{Mark: &conntrack.MaskedMark{Value: 0xabcd, Mask: 0x0ff0}},
 				func(f *conntrack.Flow) { f.Mark = 0x1bc4 },
 			},
 			{"status", conntrack.Change{Status: assured}, func(f *conntrack.Flow) { f.Status |= assured }},
 			{
-				"labels", conntrack.Change{Labels: &conntrack.MaskedLabels{Value: labels(0, 127), Mask: allLabels()}},
+				"labels",
+				conntrack.Change{Labels: &conntrack.MaskedLabels{Value: labels(0, 127), Mask: allLabels()}},
 				func(f *conntrack.Flow) { f.Labels = labels(0, 127) },
 			},
 			{
-				"no labels", conntrack.Change{Labels: &conntrack.MaskedLabels{Mask: allLabels()}},
+				"no labels",
+				conntrack.Change{Labels: &conntrack.MaskedLabels{Mask: allLabels()}},
 				func(f *conntrack.Flow) { f.Labels = conntrack.Labels{} },
 			},
 			{
-				"labels in a mask", conntrack.Change{Labels: &conntrack.MaskedLabels{Value: labels(8, 9), Mask: labels(3, 8)}},
+				"labels in a mask",
+				conntrack.Change{Labels: &conntrack.MaskedLabels{Value: labels(8, 9), Mask: labels(3, 8)}},
 				func(f *conntrack.Flow) { f.Labels = labels(8, 64) },
 			},
 			{"state", conntrack.Change{State: &closing}, func(f *conntrack.Flow) { f.State = closing }},
@@ -120,10 +127,18 @@ func TestKernelModifyRefused(t *testing.T) {
 			change conntrack.Change
 			want   []error
 		}{
-			{"timeout", []conntrack.Key{fixed.Key(), gone, stranger}, conntrack.Change{Timeout: &hour},
-				[]error{conntrack.ErrFixedTimeout, conntrack.ErrNotFound, conntrack.ErrNotFound}},
-			{"state", []conntrack.Key{udp.Key(), gone}, conntrack.Change{State: &state},
-				[]error{conntrack.ErrNotTCP, conntrack.ErrNotFound}},
+			{
+				"timeout",
+				[]conntrack.Key{fixed.Key(), gone, stranger},
+				conntrack.Change{Timeout: &hour},
+				[]error{conntrack.ErrFixedTimeout, conntrack.ErrNotFound, conntrack.ErrNotFound},
+			},
+			{
+				"state",
+				[]conntrack.Key{udp.Key(), gone},
+				conntrack.Change{State: &state},
+				[]error{conntrack.ErrNotTCP, conntrack.ErrNotFound},
+			},
 			{"helper", []conntrack.Key{tcp.Key()}, conntrack.Change{Helper: &ftp}, []error{syscall.EOPNOTSUPP}},
 			{"status", []conntrack.Key{tcp.Key()}, conntrack.Change{Status: conntrack.StatusDying}, []error{syscall.EBUSY}},
 			{"nothing", []conntrack.Key{{}}, conntrack.Change{Timeout: &hour}, []error{conntrack.ErrNoKey}},

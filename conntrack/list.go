@@ -31,9 +31,8 @@ type listConfig struct {
 func From(s Source) ListOption { return func(c *listConfig) { c.source = s } }
 
 // Zeroing resets the counters of each flow as it is listed (IPCTNL_MSG_CT_GET_CTRZERO), and every
-// other reader loses these counts. The kernel resets what it sends, which is more than the filter
-// matches where it can't decide the filter by itself: Flows then refuses with
-// errors.ErrUnsupported.
+// other reader loses these counts. With a filter each flow that matches is asked for by itself,
+// because in a dump the kernel resets whatever it sends.
 func Zeroing() ListOption { return func(c *listConfig) { c.zero = true } }
 
 // CountScanned adds to *n the number of entries that the kernel sent, which are more than those
@@ -65,41 +64,91 @@ func (t *Table) Flows(ctx context.Context, f Filter, opts ...ListOption) iter.Se
 
 // list gives each flow that matches to fn, which must not keep the pointer.
 func (t *Table) list(ctx context.Context, f Filter, cfg listConfig, fn func(fl *Flow) bool) error {
-	typ := uint16(msgGet)
-	switch {
-	case cfg.source == Dying:
-		typ = msgGetDying
-	case cfg.source == Unconfirmed:
-		typ = msgGetUnconfirmed
-	case cfg.zero:
-		typ = msgGetZero
+	if cfg.zero && !f.IsZero() {
+		return t.listZeroing(ctx, f, cfg, fn)
 	}
 	var (
-		dec decoder
-		fl  Flow
+		dec      decoder
+		fl       Flow
+		received int
+		stopped  bool
 	)
-	received := 0
 	each := func(_ *message, data []byte) (bool, error) {
 		received++
 		if err := dec.decodeFlow(&fl, data); err != nil {
 			return false, err
 		}
-		if !f.Match(&fl) {
-			return true, nil
-		}
-		return fn(&fl), nil
+		stopped = f.Match(&fl) && !fn(&fl)
+		return !stopped, nil
 	}
 	p := f.pushdown()
-	err := t.dump(ctx, typ, p.family, p.append, each)
-	if received == 0 && p.hasTuple() && (errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL)) {
-		// A kernel before 5.8 has no CTA_FILTER, and one may refuse fields of it.
-		p.origFlags, p.replyFlags = 0, 0
-		err = t.dump(ctx, typ, p.family, p.append, each)
+	for _, family := range p.families() {
+		before := received
+		err := t.dump(ctx, cfg.messageType(), family, p.append, each)
+		if received == before && p.hasTuple() && (errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.EINVAL)) {
+			// A kernel before 5.8 has no CTA_FILTER, and one may refuse fields of it.
+			plain := p
+			plain.origFlags, plain.replyFlags = 0, 0
+			err = t.dump(ctx, cfg.messageType(), family, plain.append, each)
+		}
+		if err != nil || stopped {
+			cfg.addScanned(received)
+			return err
+		}
 	}
-	if cfg.scanned != nil {
-		*cfg.scanned += received
+	cfg.addScanned(received)
+	return nil
+}
+
+// listZeroing is list for Zeroing with a filter.
+func (t *Table) listZeroing(ctx context.Context, f Filter, cfg listConfig, fn func(fl *Flow) bool) error {
+	cfg.zero = false
+	var (
+		dec     decoder
+		zeroed  Flow
+		failure error
+	)
+	err := t.list(ctx, f, cfg, func(fl *Flow) bool {
+		k := fl.Key()
+		err := t.roundTrip(ctx, msgGetZero, 0, k.family(), k.append, func(data []byte) error {
+			return dec.decodeFlow(&zeroed, data)
+		})
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return true // it ended meanwhile
+		case err != nil:
+			failure = err
+			return false
+		}
+		return fn(&zeroed)
+	})
+	return errors.Join(err, failure)
+}
+
+func (c *listConfig) messageType() uint16 {
+	switch {
+	case c.source == Dying:
+		return msgGetDying
+	case c.source == Unconfirmed:
+		return msgGetUnconfirmed
+	case c.zero:
+		return msgGetZero
 	}
-	return err
+	return msgGet
+}
+
+func (c *listConfig) addScanned(n int) {
+	if c.scanned != nil {
+		*c.scanned += n
+	}
+}
+
+// families returns the families to dump one by one: CTA_FILTER compares within one.
+func (p *pushdown) families() []Family {
+	if p.hasTuple() && p.family == FamilyAny {
+		return []Family{FamilyIPv4, FamilyIPv6}
+	}
+	return []Family{p.family}
 }
 
 // Count returns how many flows match. Without a filter the kernel says it at once, else it is a

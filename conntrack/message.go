@@ -30,7 +30,7 @@ const (
 // Message types, the subsystem in the upper byte (cntl_msg_types and ctnl_exp_msg_types,
 // linux/netfilter/nfnetlink_conntrack.h).
 const (
-	msgNew            = subsysCT | 0 // IPCTNL_MSG_CT_NEW
+	msgNew            = subsysCT     // IPCTNL_MSG_CT_NEW
 	msgGet            = subsysCT | 1 // IPCTNL_MSG_CT_GET
 	msgDelete         = subsysCT | 2 // IPCTNL_MSG_CT_DELETE
 	msgGetZero        = subsysCT | 3 // IPCTNL_MSG_CT_GET_CTRZERO
@@ -38,7 +38,7 @@ const (
 	msgGetDying       = subsysCT | 6 // IPCTNL_MSG_CT_GET_DYING
 	msgGetUnconfirmed = subsysCT | 7 // IPCTNL_MSG_CT_GET_UNCONFIRMED
 
-	msgExpNew    = subsysExp | 0 // IPCTNL_MSG_EXP_NEW
+	msgExpNew    = subsysExp     // IPCTNL_MSG_EXP_NEW
 	msgExpGet    = subsysExp | 1 // IPCTNL_MSG_EXP_GET
 	msgExpDelete = subsysExp | 2 // IPCTNL_MSG_EXP_DELETE
 )

@@ -171,15 +171,22 @@ func (t *Table) roundTrip(ctx context.Context, typ, flags uint16, family Family,
 func (t *Table) dump(ctx context.Context, typ uint16, family Family,
 	build func(b []byte) []byte, fn func(m *message, data []byte) (more bool, err error),
 ) error {
-	return t.with(ctx, func(c *conn) (bool, error) {
+	return t.with(ctx, func(c *conn) (reusable bool, err error) {
 		c.seq++
 		c.out = build(beginMessage(c.out[:0], typ, flagDump, c.seq, family))
 		endMessage(c.out, 0)
 		if err := c.send(); err != nil {
 			return false, err
 		}
+		ahead := readAhead(c)
+		defer func() {
+			if !reusable {
+				c.interrupt() // in the middle of a dump
+			}
+			ahead.stop()
+		}()
 		for {
-			datagram, err := c.receive()
+			datagram, err := ahead.next()
 			if err != nil {
 				return false, err
 			}

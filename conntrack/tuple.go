@@ -169,23 +169,6 @@ func (t *Tuple) decodeProto(unknown *[]Attribute, tuple uint16, outer *attrs) bo
 	return a.err == nil
 }
 
-// Filter flags: which fields of a tuple CTA_FILTER compares (net/netfilter/nf_conntrack_netlink.c,
-// CTA_FILTER_FLAG and the enum before it).
-const (
-	filterIPSrc      = 1 << 0
-	filterIPDst      = 1 << 1
-	filterTupleZone  = 1 << 2
-	filterProtoNum   = 1 << 3
-	filterSrcPort    = 1 << 4
-	filterDstPort    = 1 << 5
-	filterICMPType   = 1 << 6
-	filterICMPCode   = 1 << 7
-	filterICMPID     = 1 << 8
-	filterICMPv6Type = 1 << 9
-	filterICMPv6Code = 1 << 10
-	filterICMPv6ID   = 1 << 11
-)
-
 // appendTuple appends t as an attribute of type typ.
 func appendTuple(b []byte, typ uint16, t *Tuple) []byte {
 	start := len(b)

@@ -112,13 +112,17 @@ func (b *buffers) put(buf []byte) {
 }
 
 // finish sends what is left in the sink, with the status where nothing was sent before.
-func finish(w http.ResponseWriter, s *sink, status int) {
+func finish(w http.ResponseWriter, out *sendAhead, s *sink, status int) {
 	if s.flushes == 0 {
 		w.Header().Set("Content-Length", strconv.Itoa(len(s.buf)))
 		w.WriteHeader(status)
+		if _, err := w.Write(s.buf); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		return
 	}
 	s.flush()
-	if s.failed != nil {
+	if err := out.Close(); err != nil {
 		panic(http.ErrAbortHandler)
 	}
 }

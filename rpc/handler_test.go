@@ -267,7 +267,8 @@ func TestJSONEncoder(t *testing.T) {
 		}}},
 		wire.StatsResult{Total: wire.CPUStats{Found: 1 << 63}},
 		[]any{nil, true, -1, uint8(2), 1e21, 1e-7, 123456789.5, "\x00\x1f\"\\/\r\n\t\u00e9😀", map[string]any{"b": 1, "a": []any{}}, json.Number("1.50"), []int{}},
-		"", map[string]bool{"z": true, "a": false},
+		"",
+		map[string]bool{"z": true, "a": false},
 	} {
 		e := &jsonEncoder{}
 		if err := encodeValue(e, v); err != nil {

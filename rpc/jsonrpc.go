@@ -136,7 +136,9 @@ func (q *jsonRequest) WriteResponse(w http.ResponseWriter, reply any) {
 		panic(fmt.Sprintf("rpc: reply of %T", reply))
 	}
 	w.Header().Set("Content-Type", "application/json")
-	e := &jsonEncoder{sink: sink{w: w, buf: q.codec.buffers.get()}}
+	out := &sendAhead{w: w}
+	defer out.Close() // also where the connection is cut: w must not be written to afterwards
+	e := &jsonEncoder{sink: sink{w: out, buf: q.codec.buffers.get()}}
 	status, answered := http.StatusOK, false
 	for a := range *answers {
 		if a.notify {
@@ -160,7 +162,7 @@ func (q *jsonRequest) WriteResponse(w http.ResponseWriter, reply any) {
 	if q.batch {
 		e.endArray()
 	}
-	finish(w, &e.sink, status)
+	finish(w, out, &e.sink, status)
 	q.codec.buffers.put(e.buf)
 }
 

@@ -67,7 +67,9 @@ func (q *xmlRequest) WriteResponse(w http.ResponseWriter, reply any) {
 		panic(fmt.Sprintf("rpc: reply of %T", reply))
 	}
 	w.Header().Set("Content-Type", xmlContentType)
-	e := &xmlEncoder{sink: sink{w: w, buf: q.codec.buffers.get()}}
+	out := &sendAhead{w: w}
+	defer out.Close() // also where the connection is cut: w must not be written to afterwards
+	e := &xmlEncoder{sink: sink{w: out, buf: q.codec.buffers.get()}}
 	e.buf = append(e.buf, xmlHeader...)
 	status := http.StatusOK
 	for a := range *answers {
@@ -88,7 +90,7 @@ func (q *xmlRequest) WriteResponse(w http.ResponseWriter, reply any) {
 		status = statusOf(w.Header(), a, failed)
 	}
 	e.buf = append(e.buf, xmlFooter...)
-	finish(w, &e.sink, status)
+	finish(w, out, &e.sink, status)
 	q.codec.buffers.put(e.buf)
 }
 

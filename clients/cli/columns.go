@@ -131,11 +131,13 @@ func timestamp(t time.Time) string {
 	return t.Format(time.RFC3339Nano)
 }
 
-// The columns of the table of flows; a number in keep is how early a column goes where the
-// terminal is too narrow, 0 for never.
+// flowTableColumns returns the columns of the table of flows.
 func flowTableColumns(rates bool) []tableColumn {
 	cols := []tableColumn{
-		{title: "PROTO"}, {title: "STATE"}, {title: "SRC"}, {title: "DST"},
+		{title: "PROTO"},
+		{title: "STATE"},
+		{title: "SRC"},
+		{title: "DST"},
 		{title: "NAT", drop: 3},
 		{title: "TIMEOUT", right: true, drop: 5},
 		{title: "BYTES", right: true, drop: 4},
@@ -226,6 +228,12 @@ func infoCell(f *wire.Flow) string {
 		}
 	}
 	add("zone", nonZero(f.Zone))
+	if f.Orig != nil {
+		add("zone-orig", nonZero(f.Orig.Zone))
+	}
+	if f.Reply != nil {
+		add("zone-reply", nonZero(f.Reply.Zone))
+	}
 	add("labels", joinInts(f.Labels))
 	add("helper", f.Helper)
 	add("user", f.User)

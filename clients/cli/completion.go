@@ -9,9 +9,7 @@ import (
 )
 
 type completionCmd struct {
-	Shell string   `arg:"" optional:"" enum:"bash,zsh,fish," default:"" help:"bash, zsh or fish."`
-	Words bool     `help:"Print what may follow the words after --, one a line; the scripts call it."`
-	Line  []string `arg:"" optional:"" passthrough:"" hidden:"" help:"The words so far, the last one unfinished."`
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
 }
 
 func (completionCmd) Help() string {
@@ -58,22 +56,29 @@ complete -c ctd -f -a '(ctd completion --words -- (commandline -opc)[2..-1] (com
 )
 
 func (c *completionCmd) Run(s *session) error {
-	if c.Words {
-		words := c.Line
-		if c.Shell != "" {
-			words = append([]string{c.Shell}, words...)
-		}
-		for _, w := range complete(s.model, words) {
-			fmt.Fprintln(s.out, w)
-		}
-		return nil
-	}
-	script, ok := map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.Shell]
-	if !ok {
-		return usagef("completion: which shell? bash, zsh or fish")
-	}
+	script := map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.Shell]
 	_, err := s.out.WriteString(script)
 	return err
+}
+
+// completionWords recognises the call that the scripts make, `ctd completion --words -- WORD...`,
+// with the words so far, the last one unfinished. It is no business of the parser's: half a
+// command line is none.
+func completionWords(args []string) (words []string, ok bool) {
+	if len(args) < 3 || args[0] != "completion" || args[1] != "--words" || args[2] != "--" {
+		return nil, false
+	}
+	return args[3:], true
+}
+
+// offer prints candidates, one a line.
+func (s *session) offer(candidates []string) error {
+	for _, c := range candidates {
+		if _, err := fmt.Fprintln(s.out, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // filterFields are the fields of a filter, for completion alone: the daemon reads filters.
@@ -121,15 +126,12 @@ func complete(app *kong.Application, words []string) []string {
 			value = valueFlag(node, w)
 			continue
 		}
-		for _, child := range node.Children {
-			if child.Name == w {
-				node = child
-				break
-			}
+		if child := childNode(node, w); child != nil {
+			node = child
 		}
 	}
 	var found []string
-	switch flag, prefix, assigned := strings.Cut(last, "="); {
+	switch flag, _, assigned := strings.Cut(last, "="); {
 	case value != nil:
 		found = value.EnumSlice()
 	case strings.HasPrefix(last, "-") && assigned:
@@ -138,7 +140,6 @@ func complete(app *kong.Application, words []string) []string {
 				found = append(found, flag+"="+v)
 			}
 		}
-		_ = prefix
 	case strings.HasPrefix(last, "-"):
 		found = flagNames(node)
 	default:

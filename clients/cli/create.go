@@ -31,7 +31,7 @@ type createCmd struct {
 func (createCmd) Help() string {
 	return `Examples:
 
-  ctd create proto=udp src=10.0.0.1 dst=10.0.0.2 sport=5353 dport=53 timeout=30
+  ctd create proto=udp src=10.0.0.1 dst=10.0.0.9 sport=5353 dport=53 timeout=30
   ctd create proto=tcp src=10.0.0.1 dst=192.0.2.7 sport=1025 dport=80 timeout=5d state=ESTABLISHED --snat 198.51.100.1:4000 --mark 0x10
   ctd get 1234567890 -o json | ctd create - --dry-run`
 }
@@ -86,8 +86,12 @@ func (c *createCmd) read(s *session) (json.RawMessage, error) {
 func (c *createCmd) words() []string {
 	var words []string
 	for _, p := range []pair{
-		{"timeout", c.Timeout}, {"mark", c.Mark}, {"status", c.Status}, {"labels", c.Label},
-		{"helper", c.Helper}, {"state", c.State},
+		{"timeout", c.Timeout},
+		{"mark", c.Mark},
+		{"status", c.Status},
+		{"labels", c.Label},
+		{"helper", c.Helper},
+		{"state", c.State},
 	} {
 		if p.value != "" {
 			words = append(words, p.key+"="+p.value)

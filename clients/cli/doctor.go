@@ -7,16 +7,17 @@ import (
 )
 
 type doctorCmd struct {
-	Check bool `help:"Exit with 6 where a finding is a warning or an error; else the call's own success counts."`
+	Check bool `help:"Exit with 6 where a finding is a warning or an error."`
 }
 
 func (doctorCmd) Help() string {
-	return `Each finding stands with the command that mends it.
+	return `Each finding stands with the command that mends it. The exit status is 0 whatever it finds;
+with --check it is 6 where a finding is a warning or an error.
 
 Examples:
 
   ctd doctor
-  ctd doctor --check -o json`
+  ctd doctor -o json`
 }
 
 func (d *doctorCmd) Run(s *session) error {

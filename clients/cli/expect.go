@@ -173,8 +173,14 @@ func (s *session) expects(es []wire.Expect) error {
 		return s.expectsCSV(es)
 	}
 	t := s.newTable([]tableColumn{
-		{title: "PROTO"}, {title: "SRC"}, {title: "DST"}, {title: "MASTER"},
-		{title: "TIMEOUT", right: true, drop: 1}, {title: "HELPER", drop: 3}, {title: "ID"}, {title: "INFO", drop: 2},
+		{title: "PROTO"},
+		{title: "SRC"},
+		{title: "DST"},
+		{title: "MASTER"},
+		{title: "TIMEOUT", right: true, drop: 1},
+		{title: "HELPER", drop: 3},
+		{title: "ID"},
+		{title: "INFO", drop: 2},
 	})
 	for i := range es {
 		if err := t.row(expectRow(&es[i])); err != nil {

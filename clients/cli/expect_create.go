@@ -15,7 +15,7 @@ type expectCreateCmd struct {
 	Helper       string   `placeholder:"NAME" help:"The helper. Else the master's."`
 	Function     string   `placeholder:"NAME" help:"What the kernel does when it comes: sip, nat-follow-master, Q.931, callforwarding."`
 	Class        uint32   `placeholder:"N" help:"Class of the helper's policy."`
-	Flags        []string `placeholder:"FLAG,..." help:"permanent, inactive, userspace."`
+	Flags        []string `placeholder:"FLAG" help:"permanent, inactive, userspace."`
 	NAT          string   `name:"nat" placeholder:"ADDR[:PORT]" help:"Where its packets are translated to."`
 	NATDirection string   `name:"nat-direction" default:"reply" enum:"orig,reply" help:"Which of the master's directions its first packet takes: orig or reply."`
 	DryRun       bool     `help:"Only check it."`

@@ -36,9 +36,10 @@ type globals struct {
 	NoColor   bool   `help:"No colours. Else NO_COLOR; there are none either where the output is not a terminal."`
 }
 
-// Help is shown under the list of verbs.
-func (grammar) Help() string {
-	return `Filters are plain words: ctd list proto=tcp dport=22 'src=10.0.0.0/8,!10.0.0.5'
+// description is the head of `ctd --help`.
+const description = `Remote control of the Linux connection tracking table.
+
+Filters are plain words: ctd list proto=tcp dport=22 'src=10.0.0.0/8,!10.0.0.5'
 
 Exit status: 0 done, 1 nothing matched (only with --fail-if-none), 2 usage, 3 refused,
 4 not found, 5 daemon unreachable, 6 anything else.
@@ -48,7 +49,6 @@ Examples:
   ctd list proto=tcp dport=22
   ctd count --by state
   ctd doctor`
-}
 
 // client returns a client for the daemon that flags and environment name; a flag wins.
 func (s *session) client() (*ctdclient.Client, error) {

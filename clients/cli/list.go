@@ -13,7 +13,7 @@ type listCmd struct {
 	Limit      int      `placeholder:"N" help:"At most so many flows."`
 	Offset     int      `placeholder:"N" help:"Leave out so many first."`
 	Sort       string   `placeholder:"FIELD" help:"Sort by bytes, packets, timeout, age, rate, src, dst, sport, dport, mark, zone, proto, state or id; with - before it, largest first: --sort=-bytes."`
-	Fields     []string `placeholder:"FIELD,..." help:"Only these members, e.g. id,orig,reply.bytes."`
+	Fields     []string `placeholder:"FIELD" help:"Only these members, e.g. id,orig,reply.bytes."`
 	Rates      bool     `help:"Measure for a second and add the rate of each direction."`
 	Zero       bool     `help:"Reset the counters of what is listed. Every other reader loses these counts."`
 	Table      string   `default:"conntrack" enum:"conntrack,dying,unconfirmed" help:"Which table: conntrack, dying or unconfirmed."`
@@ -69,7 +69,9 @@ func (l *listCmd) print(s *session, listing *ctdclient.Listing, fields []string)
 	shown := 0
 	for raw, err := range listing.Raw() {
 		if err != nil {
-			_ = w.close() // what came is printed before the error
+			if shown > 0 {
+				_ = w.close() // what came is printed before the error
+			}
 			return err
 		}
 		shown++

@@ -9,7 +9,7 @@ type modifyCmd struct {
 	Timeout      *string  `placeholder:"TIME" help:"Seconds, or such as 10m, 1h30m, 5d."`
 	FixedTimeout bool     `help:"Packets no longer refresh the timeout. It can't be taken back."`
 	Mark         *string  `placeholder:"VALUE[/MASK]" help:"Mark; with a mask only its bits change."`
-	Status       []string `placeholder:"BIT,..." help:"Status bits to set: seen_reply, assured, fixed_timeout."`
+	Status       []string `placeholder:"BIT" help:"Status bits to set: seen_reply, assured, fixed_timeout."`
 	Label        *string  `placeholder:"LABELS" help:"Labels: 1,2 replaces all, +3,-4 sets and clears. --label= clears all."`
 	Helper       *string  `placeholder:"NAME" help:"Helper by name; --helper= takes it away."`
 	State        string   `placeholder:"STATE" help:"TCP state, e.g. ESTABLISHED."`

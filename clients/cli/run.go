@@ -48,7 +48,7 @@ func Run(ctx context.Context, args []string, o Options) int {
 			}
 		}
 	}
-	s := &session{ctx: ctx, o: o, out: bufio.NewWriterSize(o.Stdout, 64<<10)}
+	s := &session{ctx: ctx, o: o, g: &globals{}, out: bufio.NewWriterSize(o.Stdout, 64<<10)}
 	err := s.run(args)
 	if ferr := s.out.Flush(); err == nil {
 		err = ferr
@@ -74,11 +74,10 @@ func (o Options) withDefaults() Options {
 
 // session is one run of the command.
 type session struct {
-	ctx   context.Context
-	o     Options
-	g     *globals
-	model *kong.Application
-	out   *bufio.Writer
+	ctx context.Context
+	o   Options
+	g   *globals
+	out *bufio.Writer
 }
 
 // helpShown is the panic that leaves kong once it has printed a help text.
@@ -91,7 +90,6 @@ func (s *session) run(args []string) (err error) {
 	if err != nil {
 		return fmt.Errorf("command line: %w", err)
 	}
-	s.model = parser.Model
 	defer func() {
 		if r := recover(); r != nil {
 			if _, ok := r.(helpShown); !ok {
@@ -99,8 +97,10 @@ func (s *session) run(args []string) (err error) {
 			}
 		}
 	}()
-	args = helpArgs(args)
-	kctx, err := parser.Parse(args)
+	if words, ok := completionWords(args); ok {
+		return s.offer(complete(parser.Model, words))
+	}
+	kctx, err := parser.Parse(arrange(parser.Model, helpArgs(args)))
 	if err != nil {
 		return parseError(err)
 	}
@@ -118,10 +118,51 @@ func helpArgs(args []string) []string {
 	return args
 }
 
+// arrange moves the words behind the flags, because kong takes a verb's words in one run only:
+// ctd list proto=tcp --limit 3 dport=22. What follows -- are words.
+func arrange(app *kong.Application, args []string) []string {
+	node := app.Node
+	var path, flags, words []string
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		switch {
+		case a == "--":
+			words = append(words, args[i:]...)
+			i = len(args)
+		case len(a) > 1 && a[0] == '-':
+			flags = append(flags, a)
+			if valueFlag(node, a) != nil && i+1 < len(args) {
+				i++
+				flags = append(flags, args[i])
+			}
+		default:
+			if len(node.Children) == 0 {
+				words = append(words, a)
+				continue
+			}
+			// A word that should be a verb stays in front, so that the parser complains of it.
+			path = append(path, a)
+			if child := childNode(node, a); child != nil {
+				node = child
+			}
+		}
+	}
+	return append(append(path, flags...), words...)
+}
+
+func childNode(node *kong.Node, name string) *kong.Node {
+	for _, child := range node.Children {
+		if child.Name == name {
+			return child
+		}
+	}
+	return nil
+}
+
 func newParser(g *grammar, s *session) (*kong.Kong, error) {
 	options := []kong.Option{
 		kong.Name("ctd"),
-		kong.Description("Remote control of the Linux connection tracking table."),
+		kong.Description(description),
 		kong.Writers(s.out, s.o.Stderr),
 		kong.Exit(func(int) { panic(helpShown{}) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
@@ -145,7 +186,6 @@ func parseError(err error) error {
 	if errors.As(err, &pe) && pe.Context != nil {
 		if node := pe.Context.Selected(); node != nil {
 			u.hint = "ctd " + node.Path() + " --help shows what it takes"
-			u.hint = strings.Replace(u.hint, "ctd ctd ", "ctd ", 1)
 		}
 	}
 	return u

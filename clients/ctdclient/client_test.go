@@ -188,7 +188,7 @@ func TestUnreachable(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	protocols(t, func(t *testing.T, p ctdclient.Protocol) {
 		srv := ctdclienttest.New(t)
-		srv.Token = "secret"
+		srv.SetToken("secret")
 		_, err := newClient(t, ctdclient.Config{Server: srv.URL, Protocol: p}).Info(t.Context())
 		var e *wire.Error
 		if !errors.As(err, &e) || e.Code != wire.Unauthenticated {
@@ -204,7 +204,7 @@ func TestCredentials(t *testing.T) {
 		if _, err := newClient(t, ctdclient.Config{Server: srv.URL, Protocol: p, TokenFile: file}).Info(t.Context()); err != nil {
 			t.Errorf("token file: %v", err)
 		}
-		srv.Token = ""
+		srv.SetToken("")
 		if _, err := newClient(t, ctdclient.Config{Server: srv.URL, Protocol: p, User: "bob", Password: "x"}).Info(t.Context()); err != nil {
 			t.Errorf("basic: %v", err)
 		}

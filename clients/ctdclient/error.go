@@ -110,8 +110,8 @@ func (c *Client) statusError(resp *http.Response) error {
 			Message: fmt.Sprintf("%s answers %s", c.server, resp.Status),
 		}
 	}
-	if e.Code == wire.Unauthenticated && e.Hint == "" {
-		e.Hint = c.tokenHint()
+	if e.Code == wire.Unauthenticated {
+		e.Hint = c.tokenHint() // the server's speaks of headers
 	}
 	if e.Hint == "" && resp.StatusCode == http.StatusNotFound {
 		e.Hint = "is it a ctd daemon? see --server and CTD_SERVER"

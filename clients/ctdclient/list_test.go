@@ -74,7 +74,7 @@ func TestListCut(t *testing.T) {
 		for name, cleanly := range map[string]bool{"connection": false, "body": true} {
 			t.Run(name, func(t *testing.T) {
 				srv := ctdclienttest.New(t)
-				srv.CutAfter, srv.EndCleanly = 2, cleanly
+				srv.CutAfter(2, cleanly)
 				c := newClient(t, ctdclient.Config{Server: srv.URL, Protocol: p})
 				var last error
 				for _, err := range c.List(t.Context(), wire.ListParams{}) {

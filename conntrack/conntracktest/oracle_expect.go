@@ -121,6 +121,7 @@ func ExpectEntryOf(e conntrack.Expect) ExpectEntry {
 func DiffExpects(es []conntrack.Expect, entries []ExpectEntry) string {
 	got := make([]ExpectEntry, 0, len(es))
 	for _, e := range es {
+		e.Zone = 0 // the kernel doesn't tell it, so conntrack(8) has none
 		got = append(got, ExpectEntryOf(e))
 	}
 	order := func(a, b ExpectEntry) int {

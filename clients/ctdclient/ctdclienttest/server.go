@@ -20,18 +20,16 @@ import (
 type Server struct {
 	// URL is the address for clients.
 	URL string
-	// Token is wanted from clients where not empty.
-	Token string
-	// CutAfter ends the connection in the middle of a list after so many flows, where above 0;
-	// with EndCleanly the body ends there as if it were whole.
-	CutAfter   int
-	EndCleanly bool
 
 	mu      sync.Mutex
 	flows   []wire.Flow
 	expects []wire.Expect
 	doctor  wire.DoctorResult
 	calls   []Call
+
+	token      string // wanted from clients where not empty
+	cutAfter   int
+	endCleanly bool
 }
 
 // Call is one call that the server got.
@@ -88,6 +86,21 @@ func (s *Server) SetFlows(flows []wire.Flow) {
 	s.flows = flows
 }
 
+// SetToken makes the server want a token; none where empty.
+func (s *Server) SetToken(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token = token
+}
+
+// CutAfter makes the server end the connection in the middle of every list, after so many flows;
+// cleanly: the body ends there as if it were whole.
+func (s *Server) CutAfter(flows int, cleanly bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cutAfter, s.endCleanly = flows, cleanly
+}
+
 // Calls returns the calls so far.
 func (s *Server) Calls() []Call {
 	s.mu.Lock()
@@ -128,16 +141,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	call.User, _, _ = r.BasicAuth()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.Token != "" && r.Header.Get("Authorization") != "Bearer "+s.Token {
+	if s.token != "" && r.Header.Get("Authorization") != "Bearer "+s.token {
 		w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
 		w.WriteHeader(http.StatusUnauthorized)
-		s.answer(w, call, nil, &wire.Error{Code: wire.Unauthenticated, Message: "who are you?"})
+		s.answer(w, call, nil, &wire.Error{Code: wire.Unauthenticated, Message: "who are you?", Hint: "send a header"})
 		return
 	}
 	s.calls = append(s.calls, call)
 	result, rpcErr := s.method(call)
 	w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
-	if s.CutAfter > 0 && call.Method == "conntrack.list" && rpcErr == nil {
+	if s.cutAfter > 0 && call.Method == "conntrack.list" && rpcErr == nil {
 		s.cut(w, call, result)
 		return
 	}
@@ -171,15 +184,15 @@ func (s *Server) cut(w http.ResponseWriter, call Call, result any) {
 		between = "</value><value><struct><member><name>family"
 	}
 	at := 0
-	for range s.CutAfter {
+	for range s.cutAfter {
 		next := strings.Index(text[at:], between)
 		if next < 0 {
-			panic("the list is shorter than CutAfter")
+			panic("the list is shorter than that")
 		}
 		at += next + 1
 	}
 	_, _ = io.WriteString(w, text[:at])
-	if s.EndCleanly {
+	if s.endCleanly {
 		return
 	}
 	_ = http.NewResponseController(w).Flush()

@@ -1,0 +1,61 @@
+# The targets; `make` alone prints them.
+
+GO       ?= go
+FUZZTIME ?= 30s
+RACE     ?= -race
+
+# What `ctd version` says. A checkout without git or without history still builds.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# The version comes from above, so the go command needn't ask git, which may be missing or refuse.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+# The kernel's table is root's. Only the programs that touch it run as root: what go builds and
+# caches stays the user's.
+ifneq ($(shell id -u),0)
+SUDO := sudo
+EXEC := -exec 'sudo env PATH=$(PATH):/usr/sbin:/sbin CTD_KERNEL_TESTS=1'
+endif
+
+TOOL := $(GO) tool -modfile=deploy/tools.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test fuzz bench lint format docs clean
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/ctd, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ctd .
+
+run: build ## start the daemon over a small demonstration network (Ctrl-C ends both)
+	@deploy/dev/install-deps run
+	CGO_ENABLED=0 $(GO) build -o bin/ctd-demo ./deploy/demo
+	@$(SUDO) bin/ctd-demo -ctd bin/ctd
+
+test: ## install what is missing and run every check and test
+	@deploy/dev/install-deps test
+	@$(MAKE) --no-print-directory lint
+	CGO_ENABLED=$(if $(RACE),1,0) CTD_KERNEL_TESTS=1 $(GO) test $(RACE) -count=1 $(EXEC) ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@GO=$(GO) FUZZTIME=$(FUZZTIME) deploy/dev/fuzz
+
+bench: build ## measure against conntrack(8) and write docs/benchmarks.md
+	@deploy/dev/install-deps bench
+	CGO_ENABLED=0 $(GO) build -o bin/ctd-bench ./deploy/bench
+	$(SUDO) bin/ctd-bench -ctd bin/ctd -o docs/benchmarks.md $(BENCHFLAGS)
+
+lint: ## check format, go vet and staticcheck
+	@GO=$(GO) deploy/dev/gofumpt
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+
+format: ## format the Go files
+	$(TOOL) gofumpt -w .
+
+docs: ## write docs/api.md anew from the method registry
+	$(GO) test ./rpc -run TestAPIDocs -update
+
+clean: ## remove what was built
+	rm -rf bin
