@@ -55,7 +55,7 @@ format: ## format the Go files
 	$(TOOL) gofumpt -w .
 
 docs: ## write docs/api.md anew from the method registry
-	$(GO) test ./rpc -run TestAPIDocs -update
+	$(GO) test ./server -run TestAPIDocs -update
 
 clean: ## remove what was built
 	rm -rf bin

@@ -10,10 +10,14 @@ import (
 	"ctd/rpc/wire"
 )
 
-// WriteMarkdown writes the API's reference: docs/api.md is its output.
+// WriteMarkdown writes the API's reference, with a version in the title if there is one. Without
+// one docs/api.md is its output.
 func (r *Registry) WriteMarkdown(w io.Writer, version string) error {
 	d := &document{}
-	d.printf("# The API of ctd %s\n\n", version)
+	if version != "" {
+		version = " " + version
+	}
+	d.printf("# The API of ctd%s\n\n", version)
 	d.printf("This page is generated from the registry of methods.\n\n")
 	d.printf("%s\n", protocolText)
 	all := r.sorted(func(*method) bool { return true })
@@ -96,7 +100,9 @@ func (d *document) method(m *method) {
 	default:
 		d.params(m.params)
 	}
-	d.result(m.Result)
+	if m.Result != nil || !m.positional { // else the signatures say it
+		d.result(m.Result)
+	}
 	if !m.XMLOnly {
 		params := ""
 		if m.Example != "" {

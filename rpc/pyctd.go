@@ -67,7 +67,10 @@ func (s *Service) registerPyctd(r *Registry) {
 	}, p.login)
 	add(Method{
 		Name: "view", Signatures: [][]string{{"struct", "string"}},
-		Summary: "pyctd: returns the flows, with ids that stay valid in the session while the flow lives.",
+		Summary: "pyctd: returns the flows, a struct of rows by id (or with the daemon's --pyctd-rows=list, a list of them under conntracks). " +
+			"An id stays valid in the session while the flow lives. The members of a row have pynetfilter_conntrack's names: " +
+			"id, mark, timeout, status, use, tcp_state, username; and of each direction, beginning with orig_ or repl_: l3proto, l4proto, " +
+			"ipv4_src and ipv4_dst (or ipv6_), port_src and port_dst (or icmp_type, icmp_code, icmp_id), counter_packets, counter_bytes.",
 	}, p.view)
 	add(Method{
 		Name: "kill", Changes: true, Signatures: [][]string{{"string", "string", "array"}},

@@ -12,16 +12,12 @@ import (
 	"ctd/rpc/wire"
 )
 
-// writeStall is how long a caller may leave an answer unread before the connection is cut. It
-// counts from each piece that is sent, so that a long list to a slow caller may take its time.
-const writeStall = 30 * time.Second
-
 // logged logs one event for each request, when it has ended.
 func (s *Server) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		log := &rpc.CallLog{}
-		out := &responseWriter{ResponseWriter: w, control: http.NewResponseController(w)}
+		out := &responseWriter{ResponseWriter: w, control: http.NewResponseController(w), stall: s.timing.writeStall}
 		principal := new(string)
 		ctx := rpc.WithCallLog(r.Context(), log)
 		ctx = context.WithValue(ctx, principalNameKey{}, principal)
@@ -78,6 +74,7 @@ func remote(r *http.Request) string {
 type responseWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	stall   time.Duration
 	status  int
 	bytes   int64
 }
@@ -97,7 +94,7 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 		w.status = http.StatusOK
 	}
 	// Connections that have no deadlines, as in tests, are left alone.
-	_ = w.control.SetWriteDeadline(time.Now().Add(writeStall))
+	_ = w.control.SetWriteDeadline(time.Now().Add(w.stall))
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
 	return n, err

@@ -21,20 +21,44 @@ import (
 	"ctd/rpc"
 )
 
-const (
-	// shutdownGrace is how long requests that are under way may take once the daemon ends.
-	shutdownGrace = 10 * time.Second
+// maxHeaderBytes bounds a request's header; net/http allows 4 KiB more.
+const maxHeaderBytes = 64 << 10
 
-	readHeaderTimeout = 10 * time.Second
-	readTimeout       = time.Minute // of a whole request
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
-)
+// timing says how long a caller may take.
+type timing struct {
+	readHeader time.Duration // for the header of a request
+	read       time.Duration // for a whole request
+	idle       time.Duration // between two requests of a connection
+	// writeStall is how long an answer may be left unread before the connection is cut. It
+	// counts from each piece that is sent, so that a long list to a slow caller may take its
+	// time.
+	writeStall time.Duration
+	// grace is how long requests that are under way may take once the daemon ends.
+	grace time.Duration
+}
+
+func defaultTiming() timing {
+	return timing{
+		readHeader: 10 * time.Second, read: time.Minute, idle: 2 * time.Minute,
+		writeStall: 30 * time.Second, grace: 10 * time.Second,
+	}
+}
+
+// Table is what the daemon needs of conntrack.Table.
+type Table interface {
+	rpc.Table
+	Sysctl(name string) (string, error)
+	InNetNS(fn func() error) error
+	NetNS() *os.File
+}
+
+var _ Table = (*conntrack.Table)(nil)
 
 // Server is the daemon without its listeners.
 type Server struct {
 	cfg      Config
-	table    *conntrack.Table
+	timing   timing
+	table    Table
 	token    *auth.Token
 	registry *rpc.Registry
 	logger   *slog.Logger
@@ -43,12 +67,12 @@ type Server struct {
 }
 
 // New returns a server for a table. secret is the token that recognises an admin.
-func New(cfg Config, table *conntrack.Table, secret string, logger *slog.Logger) *Server {
+func New(cfg Config, table Table, secret string, logger *slog.Logger) *Server {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		cfg: cfg, table: table, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
+		cfg: cfg, timing: defaultTiming(), table: table, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
 		token: auth.NewTokenVerifier(secret, auth.NewPrincipal("token", auth.Admin, auth.ViaToken)),
 	}
 	service := &rpc.Service{
@@ -143,9 +167,9 @@ func (s *Server) absSocket() string {
 func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 	httpServer := &http.Server{
 		Handler:           s.Handler(),
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       readTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: s.timing.readHeader,
+		ReadTimeout:       s.timing.read,
+		IdleTimeout:       s.timing.idle,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 		ConnContext:       withPeer,
@@ -163,11 +187,11 @@ func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 		<-ctx.Done()
 		s.stopping.Store(true)
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-		s.logger.Info("stopping", "grace", shutdownGrace)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		s.logger.Info("stopping", "grace", s.timing.grace)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timing.grace)
 		defer cancel()
 		if err := httpServer.Shutdown(grace); err != nil {
-			s.logger.Warn("requests are cut off", "after", shutdownGrace)
+			s.logger.Warn("requests are cut off", "after", s.timing.grace)
 			return httpServer.Close()
 		}
 		return nil

@@ -5,17 +5,17 @@ type Expect struct {
 	ID       uint32            `json:"id,omitempty" doc:"the kernel's id of the entry"`
 	Family   string            `json:"family,omitempty" enum:"ipv4,ipv6"`
 	Protocol string            `json:"protocol,omitempty" doc:"name in /etc/protocols, else the number"`
-	ProtoNum uint8             `json:"protonum"`
-	Zone     uint16            `json:"zone"`
+	ProtoNum uint8             `json:"protonum" doc:"IANA protocol number"`
+	Zone     uint16            `json:"zone" doc:"zone, which is the master's"`
 	Tuple    *Tuple            `json:"tuple,omitempty" doc:"what is expected"`
 	Mask     *Tuple            `json:"mask,omitempty" doc:"which bits of tuple's addresses and ports are compared"`
 	Master   *Tuple            `json:"master,omitempty" doc:"original direction of the flow that expects it"`
 	Timeout  *uint32           `json:"timeout,omitempty" doc:"seconds left"`
-	Helper   string            `json:"helper,omitempty"`
+	Helper   string            `json:"helper,omitempty" doc:"name of the helper, e.g. ftp"`
 	Function string            `json:"function,omitempty" doc:"what the kernel does when it comes: sip, nat-follow-master, Q.931, callforwarding"`
 	Class    uint32            `json:"class" doc:"class of the helper's policy"`
 	Flags    []string          `json:"flags,omitempty" doc:"permanent, inactive, userspace; an unknown bit by its number"`
-	NAT      *ExpectNAT        `json:"nat,omitempty"`
+	NAT      *ExpectNAT        `json:"nat,omitempty" doc:"how its packets are translated"`
 	Unknown  map[string]string `json:"unknown,omitempty" doc:"attributes that ctd doesn't know: number to hexadecimal bytes"`
 }
 
@@ -33,8 +33,8 @@ type ExpectListParams struct {
 
 // ExpectListResult is the result of expect.list.
 type ExpectListResult struct {
-	Expects []Expect `json:"expects"`
-	Matched int      `json:"matched"`
+	Expects []Expect `json:"expects" doc:"the expectations, in no order"`
+	Matched int      `json:"matched" doc:"those that the filter matched, before limit"`
 }
 
 // ExpectGetParams are the parameters of expect.get.
@@ -48,11 +48,11 @@ type ExpectCreateParams struct {
 	Tuple    Tuple      `json:"tuple" doc:"what is expected; protocol is the master's where absent"`
 	Mask     *Tuple     `json:"mask,omitempty" doc:"which bits are compared; where absent: all of what tuple gives, none of what it leaves out"`
 	Timeout  uint32     `json:"timeout,omitempty" doc:"seconds; the helper's own where 0"`
-	NAT      *ExpectNAT `json:"nat,omitempty"`
-	Class    uint32     `json:"class,omitempty"`
-	Flags    []string   `json:"flags,omitempty"`
+	NAT      *ExpectNAT `json:"nat,omitempty" doc:"how its packets are to be translated"`
+	Class    uint32     `json:"class,omitempty" doc:"class of the helper's policy"`
+	Flags    []string   `json:"flags,omitempty" doc:"permanent, inactive, userspace"`
 	Helper   string     `json:"helper,omitempty" doc:"the helper's name; the master's where absent"`
-	Function string     `json:"function,omitempty"`
+	Function string     `json:"function,omitempty" doc:"what the kernel does when it comes: sip, nat-follow-master, Q.931, callforwarding"`
 	DryRun   bool       `json:"dry_run,omitempty" doc:"only check it"`
 }
 
@@ -68,19 +68,19 @@ type ExpectKillParams struct {
 
 // ExpectKillResult is the result of expect.kill.
 type ExpectKillResult struct {
-	Killed  int             `json:"killed"`
-	Matched int             `json:"matched"`
-	Changed bool            `json:"changed"`
+	Killed  int             `json:"killed" doc:"expectations that were killed"`
+	Matched int             `json:"matched" doc:"expectations that were meant"`
+	Changed bool            `json:"changed" doc:"whether anything was killed"`
 	Expects []Expect        `json:"expects" doc:"what was killed, or would be"`
 	Failed  []ExpectFailure `json:"failed,omitempty" doc:"what the kernel refused"`
 }
 
 // ExpectFailure is one expectation that could not be killed.
 type ExpectFailure struct {
-	Expect  Expect `json:"expect"`
-	Code    Code   `json:"code"`
-	Message string `json:"message"`
-	Hint    string `json:"hint,omitempty"`
+	Expect  Expect `json:"expect" doc:"the expectation, unchanged"`
+	Code    Code   `json:"code" doc:"a name of the table of errors"`
+	Message string `json:"message" doc:"what went wrong"`
+	Hint    string `json:"hint,omitempty" doc:"what to do next"`
 }
 
 // ExpectFlushParams are the parameters of expect.flush.

@@ -16,21 +16,21 @@ type Flow struct {
 	State    string    `json:"state,omitempty" doc:"TCP, SCTP or DCCP state as conntrack(8) prints it"`
 	Timeout  *uint32   `json:"timeout,omitempty" doc:"seconds left"`
 	Status   []string  `json:"status,omitempty" doc:"status bits by name, an unknown bit by its number"`
-	NAT      string    `json:"nat" enum:",snat,dnat,both"`
-	Mark     *uint32   `json:"mark,omitempty"`
+	NAT      string    `json:"nat" doc:"which addresses are translated; empty for none" enum:",snat,dnat,both"`
+	Mark     *uint32   `json:"mark,omitempty" doc:"connection mark"`
 	Use      *uint32   `json:"use,omitempty" doc:"references that the kernel holds"`
 	Labels   []int     `json:"labels,omitempty" doc:"numbers of the labels set, 0 to 127"`
-	Helper   string    `json:"helper,omitempty"`
+	Helper   string    `json:"helper,omitempty" doc:"name of the helper that follows it, e.g. ftp; empty where there is none"`
 	Master   *Tuple    `json:"master,omitempty" doc:"original direction of the flow this one is related to"`
 	SecCtx   string    `json:"secctx,omitempty" doc:"security context"`
 	Start    time.Time `json:"start,omitzero" doc:"needs net.netfilter.nf_conntrack_timestamp"`
 	Stop     time.Time `json:"stop,omitzero" doc:"only of flows that have ended"`
-	User     string    `json:"user,omitempty"`
-	TCP      *TCP      `json:"tcp,omitempty"`
-	SCTP     *SCTP     `json:"sctp,omitempty"`
-	DCCP     *DCCP     `json:"dccp,omitempty"`
+	User     string    `json:"user,omitempty" doc:"name behind the source address; empty where it is not known"`
+	TCP      *TCP      `json:"tcp,omitempty" doc:"only of TCP flows"`
+	SCTP     *SCTP     `json:"sctp,omitempty" doc:"only of SCTP flows"`
+	DCCP     *DCCP     `json:"dccp,omitempty" doc:"only of DCCP flows"`
 	SeqAdj   *SeqAdjs  `json:"seqadj,omitempty" doc:"correction of TCP sequence numbers"`
-	SynProxy *SynProxy `json:"synproxy,omitempty"`
+	SynProxy *SynProxy `json:"synproxy,omitempty" doc:"of flows that a SYNPROXY rule may handle"`
 
 	// Unknown holds what the daemon doesn't know, by attribute number (CTA_*).
 	Unknown map[string]string `json:"unknown,omitempty" doc:"attributes that ctd doesn't know: number to hexadecimal bytes"`
@@ -39,10 +39,10 @@ type Flow struct {
 // Tuple is one direction of a flow. Which members there are depends on the protocol: ports for
 // TCP, UDP, UDPLite, SCTP and DCCP; type, code and id for ICMP and ICMPv6; the keys for GRE.
 type Tuple struct {
-	Src     string   `json:"src,omitempty"`
-	Dst     string   `json:"dst,omitempty"`
-	SPort   *uint16  `json:"sport,omitempty"`
-	DPort   *uint16  `json:"dport,omitempty"`
+	Src     string   `json:"src,omitempty" doc:"source address"`
+	Dst     string   `json:"dst,omitempty" doc:"destination address"`
+	SPort   *uint16  `json:"sport,omitempty" doc:"source port"`
+	DPort   *uint16  `json:"dport,omitempty" doc:"destination port"`
 	Type    *uint8   `json:"type,omitempty" doc:"ICMP type"`
 	Code    *uint8   `json:"code,omitempty" doc:"ICMP code"`
 	ID      *uint16  `json:"id,omitempty" doc:"ICMP id"`
@@ -71,14 +71,14 @@ type SCTP struct {
 
 // DCCP is what the kernel keeps of a DCCP connection beside its state.
 type DCCP struct {
-	Role         string `json:"role,omitempty" enum:"client,server"`
-	HandshakeSeq uint64 `json:"handshake_seq,omitempty"`
+	Role         string `json:"role,omitempty" doc:"of the end that sent the first packet" enum:"client,server"`
+	HandshakeSeq uint64 `json:"handshake_seq,omitempty" doc:"sequence number of the handshake"`
 }
 
 // SeqAdjs is the correction of sequence numbers in both directions.
 type SeqAdjs struct {
-	Orig  SeqAdj `json:"orig"`
-	Reply SeqAdj `json:"reply"`
+	Orig  SeqAdj `json:"orig" doc:"of the original direction"`
+	Reply SeqAdj `json:"reply" doc:"of the reply direction"`
 }
 
 // SeqAdj is the correction of sequence numbers in one direction.
@@ -90,9 +90,9 @@ type SeqAdj struct {
 
 // SynProxy is what a SYNPROXY target keeps of a connection.
 type SynProxy struct {
-	ISN   uint32 `json:"isn"`
-	ITS   uint32 `json:"its"`
-	TSOff uint32 `json:"tsoff"`
+	ISN   uint32 `json:"isn" doc:"initial sequence number that the proxy chose"`
+	ITS   uint32 `json:"its" doc:"initial timestamp"`
+	TSOff uint32 `json:"tsoff" doc:"offset of the timestamps"`
 }
 
 // ListParams are the parameters of conntrack.list.
@@ -109,7 +109,7 @@ type ListParams struct {
 
 // ListResult is the result of conntrack.list.
 type ListResult struct {
-	Flows   []Flow    `json:"flows"`
+	Flows   []Flow    `json:"flows" doc:"the flows, in no order unless sort is given"`
 	Matched int       `json:"matched" doc:"flows that the filter matched, before offset and limit"`
 	Scanned int       `json:"scanned" doc:"entries that the kernel sent for it; a pushed-down filter leaves out what can't match"`
 	Time    time.Time `json:"time" doc:"when the dump ended"`
@@ -140,14 +140,14 @@ type CountParams struct {
 
 // CountResult is the result of conntrack.count.
 type CountResult struct {
-	Count  int          `json:"count"`
+	Count  int          `json:"count" doc:"flows that the filter matched"`
 	Groups []CountGroup `json:"groups,omitempty" doc:"largest first; only with by"`
 }
 
 // CountGroup is one group of a count.
 type CountGroup struct {
 	Key   string `json:"key" doc:"the value of the field that the group shares"`
-	Count int    `json:"count"`
+	Count int    `json:"count" doc:"flows in the group"`
 }
 
 // KillParams are the parameters of conntrack.kill.
@@ -162,8 +162,8 @@ type KillParams struct {
 
 // KillResult is the result of conntrack.kill.
 type KillResult struct {
-	Killed    int       `json:"killed"`
-	Matched   int       `json:"matched"`
+	Killed    int       `json:"killed" doc:"flows that were killed"`
+	Matched   int       `json:"matched" doc:"flows that were meant"`
 	Changed   bool      `json:"changed" doc:"whether anything was killed"`
 	Flows     []Flow    `json:"flows" doc:"what was killed, or would be; at most 1000 of them"`
 	Truncated bool      `json:"truncated" doc:"whether flows leaves out some"`
@@ -172,10 +172,10 @@ type KillResult struct {
 
 // Failure is one flow that could not be changed.
 type Failure struct {
-	Flow    Flow   `json:"flow"`
-	Code    Code   `json:"code"`
-	Message string `json:"message"`
-	Hint    string `json:"hint,omitempty"`
+	Flow    Flow   `json:"flow" doc:"the flow, unchanged"`
+	Code    Code   `json:"code" doc:"a name of the table of errors"`
+	Message string `json:"message" doc:"what went wrong"`
+	Hint    string `json:"hint,omitempty" doc:"what to do next"`
 }
 
 // Set is what conntrack.modify changes; what is absent stays.
@@ -209,8 +209,8 @@ type ModifyParams struct {
 
 // ModifyResult is the result of conntrack.modify.
 type ModifyResult struct {
-	Modified  int       `json:"modified"`
-	Matched   int       `json:"matched"`
+	Modified  int       `json:"modified" doc:"flows that were changed; those that were so already are not counted"`
+	Matched   int       `json:"matched" doc:"flows that were meant"`
 	Changed   bool      `json:"changed" doc:"whether anything was modified"`
 	Flows     []Flow    `json:"flows" doc:"the flows as they are now; at most 1000 of them"`
 	Truncated bool      `json:"truncated" doc:"whether flows leaves out some"`
@@ -227,8 +227,8 @@ type CreateParams struct {
 
 // FlushParams are the parameters of conntrack.flush.
 type FlushParams struct {
-	Family string  `json:"family,omitempty" enum:",ipv4,ipv6"`
-	Zone   *uint16 `json:"zone,omitempty"`
+	Family string  `json:"family,omitempty" doc:"only flows of this family" enum:",ipv4,ipv6"`
+	Zone   *uint16 `json:"zone,omitempty" doc:"only flows of this zone"`
 	All    bool    `json:"all" doc:"must be true"`
 	DryRun bool    `json:"dry_run,omitempty" doc:"only count what would go"`
 }
