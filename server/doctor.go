@@ -262,9 +262,9 @@ var trackingExtensions = map[string]bool{
 func (s *Server) legacyRule() (rule string, err error) {
 	err = s.table.InNetNS(func() error {
 		for _, name := range []string{"ip_tables_names", "ip6_tables_names"} {
-			// The file isn't there where xtables is not.
+			// The file isn't there where xtables is not, and only root may read it.
 			b, err := os.ReadFile("/proc/thread-self/net/" + name)
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
 				return err
 			}
 			for _, table := range strings.Fields(string(b)) {
