@@ -88,7 +88,7 @@ func TestDoctorSysctls(t *testing.T) {
 }
 
 // kernelServer is a server over the table of a namespace.
-func kernelServer(t testing.TB, ns *conntracktest.NS, netns string) *Server {
+func kernelServer(t testing.TB, netns string) *Server {
 	t.Helper()
 	table, err := conntrack.Open(conntrack.Config{NetNS: netns})
 	if err != nil {
@@ -104,7 +104,7 @@ func TestDoctorMends(t *testing.T) {
 	for _, sysctl := range []string{"acct", "timestamp", "events"} {
 		ns.Sysctl("net.netfilter.nf_conntrack_"+sysctl, "0")
 	}
-	s := kernelServer(t, ns, ns.Name())
+	s := kernelServer(t, ns.Name())
 	for check, severity := range map[string]string{
 		"accounting": severityWarning, "timestamps": severityWarning, "events": severityWarning,
 		"tcp_loose": severityInfo, "active": severityError,
@@ -151,7 +151,7 @@ func TestDoctorRules(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			ns := conntracktest.NewNS(t)
 			ns.Exec("bash", "-c", c.command)
-			got := finding(t, kernelServer(t, ns, ns.Path()), "active")
+			got := finding(t, kernelServer(t, ns.Path()), "active")
 			if got.Severity != c.want || (c.want == severityError) != (got.Mend != "") {
 				t.Errorf("%+v, want %s", got, c.want)
 			}
