@@ -23,7 +23,7 @@ func (r *Registry) WriteMarkdown(w io.Writer, version string) error {
 	all := r.sorted(func(*method) bool { return true })
 	d.printf("## Methods\n\n| method | role | changes | what it does |\n|---|---|---|---|\n")
 	for _, m := range all {
-		d.printf("| [`%s`](#%s) | %s | %s | %s |\n", m.Name, anchor(m.Name), m.Role, yesNo(m.Changes), cell(m.Summary))
+		d.printf("| [`%s`](#%s) | %s | %s | %s |\n", m.Name, anchor(m.Name), m.Role, yesNo(m.Changes), cell(firstSentence(m.Summary)))
 	}
 	d.printf("\n")
 	for _, m := range all {
@@ -174,6 +174,14 @@ func yesNo(b bool) string {
 // anchor is the name that a heading is linked by.
 func anchor(heading string) string {
 	return strings.ToLower(strings.ReplaceAll(heading, ".", ""))
+}
+
+func firstSentence(s string) string {
+	first, _, more := strings.Cut(s, ". ")
+	if more {
+		first += "."
+	}
+	return first
 }
 
 // cell makes a text fit for a table.

@@ -56,7 +56,10 @@ type pyctdSession struct {
 }
 
 func (s *Service) registerPyctd(r *Registry) {
-	p := &pyctd{service: s, now: time.Now, sessions: make(map[string]*pyctdSession)}
+	p := &pyctd{service: s, now: s.now, sessions: make(map[string]*pyctdSession)}
+	if p.now == nil {
+		p.now = time.Now
+	}
 	add := func(m Method, fn func(ctx context.Context, args []any) (any, error)) {
 		m.Role, m.XMLOnly = wire.RoleSession, true
 		r.RegisterPositional(m, fn)

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"iter"
+	"time"
 
 	"ctd/conntrack"
 	"ctd/rpc/wire"
@@ -42,6 +43,8 @@ type Service struct {
 	// Login recognises a user by name and password, for pyctd's login. nil recognises nobody.
 	Login func(ctx context.Context, user, password string) (Principal, error)
 	Pyctd PyctdConfig
+
+	now func() time.Time // time.Now where nil
 }
 
 // Register adds all methods of s to r.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -89,7 +90,8 @@ func (s *Server) checkEvents(context.Context) wire.Finding {
 	if value, err := s.table.Sysctl("nf_conntrack_events"); err == nil && value != "0" {
 		return wire.Finding{Check: "events", Severity: severityOK, Message: "the kernel tells of flows that begin, change and end"}
 	}
-	return s.checkSysctl("events", "nf_conntrack_events", "2", severityWarning,
+	// Kernels before 5.19 have no 2.
+	return s.checkSysctl("events", "nf_conntrack_events", "1", severityWarning,
 		"nobody is told of flows that begin, change and end", "")
 }
 
@@ -171,12 +173,22 @@ func (s *Server) checkActive(ctx context.Context) wire.Finding {
 		f.Message = fmt.Sprintf("connections are tracked: %d entries", stats.Entries)
 		return f
 	}
-	rule, err := s.trackingRule()
+	legacy, err := s.legacyTables()
+	rule := ""
+	if slices.Contains(legacy, "nat") {
+		rule = "the nat table of iptables"
+	} else if err == nil {
+		rule, err = s.trackingRule()
+	}
 	switch {
-	case err != nil:
-		f.Severity, f.Message = severityInfo, "the table is empty, and the rules could not be read: "+reason(err)
 	case rule != "":
 		f.Message = "connections are tracked, because of " + rule + "; there are none now"
+	case err != nil:
+		f.Severity, f.Message = severityInfo, "the table is empty, and the rules could not be read: "+reason(err)
+	case len(legacy) > 0:
+		f.Severity = severityInfo
+		f.Message = "the table is empty, and no rule of nft makes the kernel track connections; whether one of iptables-legacy does " +
+			"(table " + strings.Join(legacy, ", ") + ") can't be told: see iptables-legacy-save and ip6tables-legacy-save"
 	default:
 		f.Severity = severityError
 		f.Message = "no rule in this namespace makes the kernel track connections, so the table stays empty"
@@ -196,11 +208,9 @@ func reason(err error) string {
 	}
 }
 
-// trackingRule returns what makes the kernel track connections, in words; empty for nothing.
+// trackingRule returns what in nft makes the kernel track connections, in words; empty for
+// nothing.
 func (s *Server) trackingRule() (string, error) {
-	if rule, err := s.legacyRule(); rule != "" || err != nil {
-		return rule, err
-	}
 	var opts []nftables.ConnOption
 	if ns := s.table.NetNS(); ns != nil {
 		opts = append(opts, nftables.WithNetNSFd(int(ns.Fd())))
@@ -257,9 +267,9 @@ var trackingExtensions = map[string]bool{
 	"NETMAP": true, "SYNPROXY": true,
 }
 
-// legacyRule looks at the xtables tables that are loaded without nft: the kernel lists their
-// names, and the nat table tracks by itself.
-func (s *Server) legacyRule() (rule string, err error) {
+// legacyTables returns the xtables tables that are loaded without nft. The kernel lists their
+// names; of them the nat table tracks by itself.
+func (s *Server) legacyTables() (tables []string, err error) {
 	err = s.table.InNetNS(func() error {
 		for _, name := range []string{"ip_tables_names", "ip6_tables_names"} {
 			// The file isn't there where xtables is not, and only root may read it.
@@ -267,13 +277,10 @@ func (s *Server) legacyRule() (rule string, err error) {
 			if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
 				return err
 			}
-			for _, table := range strings.Fields(string(b)) {
-				if table == "nat" {
-					rule = "the nat table of iptables"
-				}
-			}
+			tables = append(tables, strings.Fields(string(b))...)
 		}
 		return nil
 	})
-	return rule, err
+	slices.Sort(tables)
+	return slices.Compact(tables), err
 }

@@ -358,14 +358,14 @@ func (r *slowReader) Read(p []byte) (int, error) {
 
 // TestWriteStall: a caller who doesn't read is cut; one who reads slowly is not.
 func TestWriteStall(t *testing.T) {
-	const flows = 30_000 // some 10 MB, which is more than the kernel holds
+	const flows, many = 30_000, 100_000 // some 10 and 30 MB; the kernel holds 4 and a little
 	f := newFixture(t, Config{})
-	f.fake.many = flows
+	f.fake.many = many
 	f.timing.writeStall = 200 * time.Millisecond
 	r := f.start(t)
-	dial := func() net.Conn {
+	dial := func(buffer int) net.Conn {
 		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-			return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 2<<20) })
+			return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) })
 		}}
 		c, err := d.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
 		if err != nil {
@@ -377,7 +377,7 @@ func TestWriteStall(t *testing.T) {
 		}
 		return c
 	}
-	c := dial()
+	c := dial(64 << 10)
 	conntracktest.Eventually(t, "the caller who reads nothing is cut", func() bool {
 		return strings.Contains(f.log.String(), `"cut":true`)
 	})
@@ -389,8 +389,9 @@ func TestWriteStall(t *testing.T) {
 		t.Error("the answer came whole")
 	}
 
+	f.fake.many = flows
 	began := time.Now()
-	resp, err = http.ReadResponse(bufio.NewReaderSize(&slowReader{Conn: dial(), rest: 100 * time.Millisecond}, 64<<10), nil)
+	resp, err = http.ReadResponse(bufio.NewReaderSize(&slowReader{Conn: dial(2 << 20), rest: 100 * time.Millisecond}, 64<<10), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -347,6 +347,9 @@ func (t *Fake) Create(ctx context.Context, f conntrack.Flow) (conntrack.Flow, er
 	err := t.begin(ctx, OpCreate)
 	defer t.mu.Unlock()
 	if err == nil {
+		_, err = conntrack.CheckCreate(f)
+	}
+	if err == nil {
 		f, err = t.create(f)
 	}
 	if err != nil {

@@ -221,7 +221,7 @@ type ModifyResult struct {
 // out where no address is translated; where it differs from the inverse of the original, the
 // difference becomes the translation.
 type CreateParams struct {
-	Flow   Flow `json:"flow" doc:"the flow; family, protocol, orig and timeout are needed"`
+	Flow   Flow `json:"flow" doc:"the flow; protocol, orig and timeout are needed"`
 	DryRun bool `json:"dry_run,omitempty" doc:"only check the flow"`
 }
 

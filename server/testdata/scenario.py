@@ -3,7 +3,6 @@ address for the flows of this client), CTD_BIG_PORT (port of a flow with more th
 
 import os
 import subprocess
-import time
 import xmlrpc.client
 
 URL, TOKEN, NETNS, SRC = (os.environ["CTD_" + n] for n in ("URL", "TOKEN", "NETNS", "SRC"))
@@ -132,7 +131,4 @@ want(not stranger.kill(sid, [row["id"]]), "nothing in answer")
 want(str(row["id"]) not in stranger.view(sid), "the flow gone")
 want(not [l for l in kernel() if "sport=%d" % sport in l], "conntrack(8) shows it no more")
 fault(-32003, stranger.change, sid, "mark", row["id"], 1)
-if os.environ.get("CTD_SLOW"):
-    time.sleep(10.5)
-    fault(-32001, stranger.view, sid)
 print("done")

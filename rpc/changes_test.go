@@ -1,0 +1,411 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"ctd/conntrack"
+	"ctd/conntrack/conntracktest"
+	"ctd/rpc/wire"
+)
+
+func TestKill(t *testing.T) {
+	a := newAPI(append(tcpFlows(4), udpFlow("10.0.0.9", 1))...)
+	for params, text := range map[string]string{
+		`{}`:                                    "all: true",
+		`{"filter": {}}`:                        "all: true",
+		`{"filter": ""}`:                        "all: true",
+		`{"filter": []}`:                        "",
+		`{"filter": [{"src": "10.0.0.1"}, {}]}`: "",
+		`{"filter": {"scr": "10.0.0.1"}}`:       "src",
+		`{"fliter": {"src": "10.0.0.1"}}`:       "filter",
+		`{"filter": {"src": "10.0.0.1"}, "flows": [1]}`: "together",
+		`{"flows": [1], "all": true}`:                   "flows are given",
+		`{"flows": [1, {}]}`:                            "flows[1]",
+		`{"flows": ["x"]}`:                              "flows[0]",
+		`{"flows": 1}`:                                  "flows",
+		`{"filter": "proto=tcp", "max": -1}`:            "max",
+		`{"filter": "proto=tcp", "dryrun": true}`:       "dry_run",
+		`{"filter": "proto=tcp", "dry_run": 1.5}`:       "dry_run",
+	} {
+		a.refused(t, "conntrack.kill", params, wire.InvalidParams, text)
+	}
+	a.refused(t, "conntrack.kill", `{"filter": "proto=tcp", "max": 3}`, wire.LimitExceeded, "4 flows match, more than max 3; nothing was changed")
+	a.refused(t, "conntrack.kill", `{"flows": [1, 2, 3], "max": 2}`, wire.LimitExceeded, "3 flows match")
+	a.refused(t, "conntrack.kill", `{"filter": "proto=tcp", "max": 0}`, wire.LimitExceeded, "more than max 0")
+	if _, err := a.tryAs(t, wire.RoleViewer, "conntrack.kill", `{"flows": [1]}`); err == nil || err.Code != wire.PermissionDenied || a.table.Writes() != 0 {
+		t.Errorf("a viewer killed: %v", err)
+	}
+
+	kill := func(params string, wantIDs string, killed, matched int) wire.KillResult {
+		t.Helper()
+		var got wire.KillResult
+		a.call(t, "conntrack.kill", params, &got)
+		if ids(got.Flows) != wantIDs || got.Killed != killed || got.Matched != matched || got.Changed != (killed > 0) || got.Truncated {
+			t.Errorf("%s: %+v, want %d of %d killed and %s shown", params, got, killed, matched, wantIDs)
+		}
+		return got
+	}
+	kill(`{"filter": "proto=tcp", "max": 4, "dry_run": true}`, "[1 2 3 4]", 0, 4)
+	if a.table.Writes() != 0 {
+		t.Fatalf("%d writes of a dry run", a.table.Writes())
+	}
+	kill(`{"flows": [1, "2", 1, {"id": 2}, 77], "max": 2, "reason": "test"}`, "[1 2]", 2, 2)
+	kill(`{"flows": [1, 2]}`, "[]", 0, 0)
+	kill(`{"flows": []}`, "[]", 0, 0)
+	kill(`{"flows": [{"protocol": "udp", "orig": {"src": "10.0.0.9", "dst": "192.0.2.53", "sport": 1, "dport": 53}}]}`, "[5]", 1, 1)
+	a.table.Deny(3, unix.EPERM)
+	got := kill(`{"filter": {"proto": "tcp"}}`, "[4]", 1, 2)
+	if len(got.Failed) != 1 || got.Failed[0].Flow.ID != 3 || got.Failed[0].Code != wire.PermissionDenied || got.Failed[0].Hint == "" {
+		t.Errorf("failed %+v", got.Failed)
+	}
+	a.table.Deny(3, nil)
+	kill(`{"all": true}`, "[3]", 1, 1)
+	kill(`{"all": true}`, "[]", 0, 0)
+}
+
+// goneTable has flows that end between the dump and the kill.
+type goneTable struct{ Table }
+
+func (t goneTable) Kill(ctx context.Context, keys []conntrack.Key) []error {
+	t.Table.Kill(ctx, keys[:1])
+	return t.Table.Kill(ctx, keys)
+}
+
+func TestKillGone(t *testing.T) {
+	a := newAPI(tcpFlows(2)...)
+	a.service.Table = goneTable{a.table}
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", `{"all": true}`, &got)
+	if got.Matched != 2 || got.Killed != 1 || ids(got.Flows) != "[2]" || len(got.Failed) != 0 {
+		t.Errorf("%+v, want one of two killed and no failure", got)
+	}
+}
+
+// bigTable gives a fixed number of flows and remembers which were killed.
+type bigTable struct {
+	Table
+	left  []uint32
+	dumps int
+	same  uint32 // an id that all flows have, where not 0
+}
+
+func (t *bigTable) Flows(context.Context, conntrack.Filter, ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
+	t.dumps++
+	return func(yield func(conntrack.Flow, error) bool) {
+		for _, n := range t.left {
+			f := tcpFlow(int(n))
+			f.ID = n
+			if t.same != 0 {
+				f.ID = t.same
+			}
+			f.Set(conntrack.AttrID)
+			if !yield(f, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (t *bigTable) Kill(_ context.Context, keys []conntrack.Key) []error {
+	if len(keys) > maxHeld {
+		panic(fmt.Sprint(len(keys), " keys at a time"))
+	}
+	t.left = t.left[len(keys):] // they come in order
+	return make([]error, len(keys))
+}
+
+func newBigTable(n int) *bigTable {
+	t := &bigTable{}
+	for i := range n {
+		t.left = append(t.left, uint32(i+1))
+	}
+	return t
+}
+
+func TestKillMany(t *testing.T) {
+	a := newAPI()
+	for _, c := range []struct {
+		n     int
+		dumps int
+	}{{maxShown, 1}, {maxShown + 1, 1}, {maxHeld, 1}, {maxHeld + 1, 2}, {2*maxHeld + 1, 3}} {
+		table := newBigTable(c.n)
+		a.service.Table = table
+		var got wire.KillResult
+		params := fmt.Sprintf(`{"all": true, "max": %d}`, c.n)
+		a.call(t, "conntrack.kill", strings.Replace(params, "}", `, "dry_run": true}`, 1), &got)
+		if got.Killed != 0 || got.Matched != c.n || got.Truncated != (c.n > maxShown) || len(table.left) != c.n {
+			t.Errorf("dry run of %d: killed %d, matched %d, truncated %v, %d left", c.n, got.Killed, got.Matched, got.Truncated, len(table.left))
+		}
+		table.dumps = 0
+		a.call(t, "conntrack.kill", params, &got)
+		if got.Killed != c.n || got.Matched != c.n || len(got.Flows) != min(c.n, maxShown) || got.Truncated != (c.n > maxShown) || len(table.left) != 0 || table.dumps != c.dumps {
+			t.Errorf("%d: killed %d, matched %d, %d shown, truncated %v, %d left, %d dumps",
+				c.n, got.Killed, got.Matched, len(got.Flows), got.Truncated, len(table.left), table.dumps)
+		}
+	}
+	// 1000 is the limit where none is given.
+	a.service.Table = newBigTable(defaultMax + 1)
+	if _, err := a.tryAs(t, wire.RoleOperator, "conntrack.kill", `{"all": true}`); err == nil || err.Code != wire.LimitExceeded {
+		t.Errorf("%d flows: %v", defaultMax+1, err)
+	}
+}
+
+func TestAmbiguousID(t *testing.T) {
+	table := newBigTable(2)
+	table.same = 7
+	a := newAPI()
+	a.service.Table = table
+	a.refused(t, "conntrack.kill", `{"flows": [7]}`, wire.Conflict, "id 7")
+	if len(table.left) != 2 {
+		t.Error("killed all the same")
+	}
+}
+
+func TestModify(t *testing.T) {
+	for _, c := range []struct {
+		name, set string
+		want      func(f *wire.Flow) bool
+		again     bool // changes again the second time
+	}{
+		{"mark", `{"mark": 4294967295}`, func(f *wire.Flow) bool { return *f.Mark == 4294967295 }, false},
+		{"mark zero", `{"mark": 0}`, func(f *wire.Flow) bool { return *f.Mark == 0 }, false},
+		{"mark as text", `{"mark": "0x10"}`, func(f *wire.Flow) bool { return *f.Mark == 16 }, false},
+		{"mark masked", `{"mark": "0x10/0xff"}`, func(f *wire.Flow) bool { return *f.Mark == 0x110 }, false},
+		{"mark masked zero", `{"mark": "0/0xff00"}`, func(f *wire.Flow) bool { return *f.Mark == 0x01 }, false},
+		{"timeout", `{"timeout": 1234}`, func(f *wire.Flow) bool { return *f.Timeout == 1234 }, true},
+		{"timeout zero", `{"timeout": 0}`, func(f *wire.Flow) bool { return *f.Timeout == 0 }, true},
+		{"timeout as text", `{"timeout": "1234"}`, func(f *wire.Flow) bool { return *f.Timeout == 1234 }, true},
+		{"fixed timeout", `{"fixed_timeout": true}`, func(f *wire.Flow) bool { return strings.Contains(fmt.Sprint(f.Status), "fixed_timeout") }, false},
+		{"status", `{"status": ["assured", "seen_reply"]}`, func(f *wire.Flow) bool {
+			return strings.Contains(fmt.Sprint(f.Status), "assured") && strings.Contains(fmt.Sprint(f.Status), "seen_reply")
+		}, false},
+		{"status as text", `{"status": "assured,seen_reply"}`, func(f *wire.Flow) bool { return strings.Contains(fmt.Sprint(f.Status), "assured") }, false},
+		{"labels", `{"labels": [1, 127]}`, func(f *wire.Flow) bool { return fmt.Sprint(f.Labels) == "[1 127]" }, false},
+		{"no labels", `{"labels": []}`, func(f *wire.Flow) bool { return len(f.Labels) == 0 }, false},
+		{"no labels as text", `{"labels": ""}`, func(f *wire.Flow) bool { return len(f.Labels) == 0 }, false},
+		{"labels set and cleared", `{"labels": ["+3", "-5"]}`, func(f *wire.Flow) bool { return fmt.Sprint(f.Labels) == "[3 9]" }, false},
+		{"labels as text", `{"labels": "+3,-5"}`, func(f *wire.Flow) bool { return fmt.Sprint(f.Labels) == "[3 9]" }, false},
+		{"helper", `{"helper": "sip"}`, func(f *wire.Flow) bool { return f.Helper == "sip" }, false},
+		{"no helper", `{"helper": ""}`, func(f *wire.Flow) bool { return f.Helper == "" }, false},
+		{"state", `{"state": "TIME_WAIT"}`, func(f *wire.Flow) bool { return f.State == "TIME_WAIT" }, false},
+		{"nat", `{"nat": {"src": "198.51.100.1:4000", "dst": ":8443"}}`, func(f *wire.Flow) bool {
+			return f.NAT == "both" && f.Reply.Dst == "198.51.100.1" && *f.Reply.DPort == 4000 && *f.Reply.SPort == 8443
+		}, true},
+		{"several", `{"mark": 5, "timeout": 7, "fixed_timeout": true, "labels": "+1"}`, func(f *wire.Flow) bool {
+			return *f.Mark == 5 && *f.Timeout == 7 && fmt.Sprint(f.Labels) == "[1 5 9]"
+		}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			flow := tcpFlow(0x101)
+			flow.Helper = "ftp"
+			flow.Labels.SetBit(5)
+			flow.Labels.SetBit(9)
+			flow.Set(conntrack.AttrLabels)
+			a := newAPI(flow, udpFlow("10.0.0.9", 1))
+			params := `{"filter": "proto=tcp", "set": ` + c.set + `}`
+			var dry, got, second wire.ModifyResult
+			a.call(t, "conntrack.modify", strings.Replace(params, "{", `{"dry_run": true, `, 1), &dry)
+			if dry.Modified != 0 || dry.Changed || dry.Matched != 1 || len(dry.Flows) != 1 || a.table.Writes() != 0 {
+				t.Errorf("dry run: %+v, %d writes", dry, a.table.Writes())
+			}
+			a.call(t, "conntrack.modify", params, &got)
+			if got.Matched != 1 || len(got.Failed) != 0 || len(got.Flows) != 1 || !c.want(&got.Flows[0]) {
+				t.Fatalf("modified %+v", got)
+			}
+			if got.Changed != (got.Modified == 1) || got.Changed != (a.table.Writes() > 0) {
+				t.Errorf("modified %d, changed %v, %d writes", got.Modified, got.Changed, a.table.Writes())
+			}
+			if c.name == "several" {
+				return // the timeout is fixed now
+			}
+			before := a.table.Writes()
+			a.call(t, "conntrack.modify", params, &second)
+			if second.Changed != c.again || second.Matched != 1 || !c.want(&second.Flows[0]) || (a.table.Writes() > before) != c.again {
+				t.Errorf("the second time: %+v, %d writes", second, a.table.Writes()-before)
+			}
+		})
+	}
+}
+
+func TestModifyRefuses(t *testing.T) {
+	a := newAPI(tcpFlow(1), udpFlow("10.0.0.9", 1))
+	for set, text := range map[string]string{
+		`{}`:                                 "set is empty",
+		`{"mrak": 1}`:                        "mark",
+		`{"mark": -1}`:                       "set.mark",
+		`{"mark": 4294967296}`:               "set.mark",
+		`{"mark": true}`:                     "set.mark",
+		`{"mark": "x"}`:                      "set.mark",
+		`{"mark": "1/"}`:                     "set.mark",
+		`{"mark": "0x100/0xff"}`:             "outside the mask",
+		`{"timeout": -1}`:                    "timeout",
+		`{"timeout": 4294967296}`:            "timeout",
+		`{"timeout": 1.5}`:                   "timeout",
+		`{"status": ["dying"]}`:              "assured",
+		`{"status": ["asured"]}`:             "assured",
+		`{"status": {"assured": true}}`:      "set.status",
+		`{"status": [["assured"]]}`:          "set.status",
+		`{"labels": [128]}`:                  "0 to 127",
+		`{"labels": [-1, 1]}`:                "either all",
+		`{"labels": ["+1", 2]}`:              "either all",
+		`{"labels": ["++1"]}`:                "no label",
+		`{"labels": ["one"]}`:                "no label",
+		`{"state": "OPEN"}`:                  "no state",
+		`{"nat": {}}`:                        "src or dst",
+		`{"nat": {"src": "10.0.0"}}`:         "set.nat.src",
+		`{"nat": {"dst": ":0"}}`:             "set.nat.dst",
+		`{"nat": {"dst": "10.0.0.1:99999"}}`: "set.nat.dst",
+		`{"fixed_timeout": "yes"}`:           "fixed_timeout",
+	} {
+		a.refused(t, "conntrack.modify", `{"filter": "proto=tcp", "set": `+set+`}`, wire.InvalidParams, text)
+	}
+	a.refused(t, "conntrack.modify", `{"filter": "proto=tcp"}`, wire.InvalidParams, "set")
+	a.refused(t, "conntrack.modify", `{"set": {"mark": 1}}`, wire.InvalidParams, "all: true")
+	a.refused(t, "conntrack.modify", `{"filter": "proto=tcp", "set": {"mark": 9}, "max": 0}`, wire.LimitExceeded, "1 flows match")
+	a.refused(t, "conntrack.modify", fmt.Sprintf(`{"filter": "proto=tcp", "set": {"mark": 9}, "max": %d}`, maxHeld+1), wire.InvalidParams, "max")
+
+	// What the table refuses is told flow by flow, and the others are changed.
+	var got wire.ModifyResult
+	a.call(t, "conntrack.modify", `{"all": true, "set": {"state": "CLOSE"}}`, &got)
+	if got.Modified != 1 || len(got.Failed) != 1 || got.Failed[0].Flow.Protocol != "udp" || got.Failed[0].Code != wire.InvalidParams {
+		t.Errorf("state of all: %+v", got)
+	}
+	a.call(t, "conntrack.modify", `{"flows": [1], "set": {"timeout": 60, "fixed_timeout": true}}`, &got)
+	a.call(t, "conntrack.modify", `{"flows": [1], "set": {"timeout": 61}}`, &got)
+	if got.Changed || len(got.Failed) != 1 || got.Failed[0].Code != wire.Conflict || got.Failed[0].Hint == "" {
+		t.Errorf("a fixed timeout: %+v", got)
+	}
+	a.call(t, "conntrack.modify", `{"flows": [77], "set": {"mark": 1}}`, &got)
+	if got.Matched != 0 || got.Changed {
+		t.Errorf("a flow that is gone: %+v", got)
+	}
+}
+
+func TestModifyTruncated(t *testing.T) {
+	a := newAPI(tcpFlows(maxShown + 1)...)
+	var got wire.ModifyResult
+	a.call(t, "conntrack.modify", `{"all": true, "max": 5000, "set": {"mark": 100000}}`, &got)
+	if got.Modified != maxShown+1 || len(got.Flows) != maxShown || !got.Truncated {
+		t.Errorf("modified %d, %d shown, truncated %v", got.Modified, len(got.Flows), got.Truncated)
+	}
+}
+
+func TestCreate(t *testing.T) {
+	const orig = `"orig": {"src": "10.0.0.7", "dst": "192.0.2.1", "sport": 5060, "dport": 5060}`
+	a := newAPI()
+	for _, c := range []struct {
+		name, flow string
+		want       func(f *wire.Flow) bool
+	}{
+		{"plain", ``, func(f *wire.Flow) bool { return f.NAT == "" && *f.Reply.DPort == 5060 && f.Reply.Dst == "10.0.0.7" }},
+		{"reply with an address", `, "reply": {"dst": "198.51.100.1"}`, func(f *wire.Flow) bool {
+			return f.NAT == "snat" && f.Reply.Dst == "198.51.100.1" && *f.Reply.DPort == 5060 && f.Reply.Src == "192.0.2.1"
+		}},
+		{"reply with a port", `, "reply": {"sport": 80}`, func(f *wire.Flow) bool { return f.NAT == "dnat" && *f.Reply.SPort == 80 && f.Reply.Src == "192.0.2.1" }},
+		{"whole reply", `, "reply": {"src": "10.9.9.9", "dst": "198.51.100.1", "sport": 1, "dport": 2}`, func(f *wire.Flow) bool { return f.NAT == "both" }},
+		{"all there is", `, "mark": 4294967295, "status": ["assured"], "labels": [0, 127], "zone": 9`, func(f *wire.Flow) bool {
+			return *f.Mark == 4294967295 && fmt.Sprint(f.Labels) == "[0 127]" && f.Zone == 9 && strings.Contains(fmt.Sprint(f.Status), "assured")
+		}},
+	} {
+		params := `{"flow": {"protocol": "udp", "timeout": 120, ` + orig + c.flow + `}}`
+		var dry, got wire.Flow
+		before := a.table.Writes()
+		a.call(t, "conntrack.create", strings.Replace(params, "{", `{"dry_run": true, `, 1), &dry)
+		if a.table.Writes() != before || dry.ID != 0 {
+			t.Errorf("%s: a dry run wrote %+v", c.name, dry)
+		}
+		a.call(t, "conntrack.create", params, &got)
+		if !c.want(&got) || got.ID == 0 || *got.Timeout != 120 {
+			t.Errorf("%s: made %+v", c.name, got)
+		}
+		a.refused(t, "conntrack.create", params, wire.AlreadyExists, "already")
+		a.table.Flush(t.Context(), conntrack.FamilyAny, nil)
+	}
+	for flow, text := range map[string]string{
+		`{}`:                                "orig is missing",
+		`{"timeout": 5, ` + orig + `}`:      "protocol is missing",
+		`{"protocol": "udp", ` + orig + `}`: "timeout is missing",
+		`{"protocol": "udp", "timeout": 5, "family": "ipv6", ` + orig + `}`:                              "family",
+		`{"protocol": "udp", "timeout": 5, "state": "ESTABLISHED", ` + orig + `}`:                        "no state",
+		`{"protocol": "tcp", "timeout": 5, "state": "OPEN", ` + orig + `}`:                               "no state",
+		`{"protocol": "udp", "timeout": 5, "labels": [128], ` + orig + `}`:                               "0 to 127",
+		`{"protocol": "udp", "timeout": 5, "mark": -1, ` + orig + `}`:                                    "mark",
+		`{"protocol": "udp", "timeout": 5, "status": ["x"], ` + orig + `}`:                               "no status bit",
+		`{"protocol": "udp", "timeout": 5, "master": {"src": "x"}, ` + orig + `}`:                        "master.src",
+		`{"protocol": "tcp", "timeout": 5, "tcp": {"wscale": [1]}, ` + orig + `}`:                        "wscale",
+		`{"protocol": "udp", "timeout": 5, "reply": {"dst": "fd00::1"}, ` + orig + `}`:                   "",
+		`{"protocol": "udp", "timeout": 0, ` + orig + `}`:                                                "",
+		`{"protocol": "udp", "timeout": 5, "orig": {"src": "10.0.0.7", "sport": 1, "dport": 2}}`:         "",
+		`{"protocol": "udp", "timeout": 5, "orig": {"src": "10.0.0.7", "dst": "192.0.2.1", "sprot": 1}}`: "sport",
+	} {
+		a.refused(t, "conntrack.create", `{"flow": `+flow+`}`, wire.InvalidParams, text)
+		a.refused(t, "conntrack.create", `{"dry_run": true, "flow": `+flow+`}`, wire.InvalidParams, text)
+	}
+	if _, err := a.tryAs(t, wire.RoleOperator, "conntrack.create", `{"flow": {}}`); err == nil || err.Code != wire.PermissionDenied {
+		t.Errorf("an operator creates: %v", err)
+	}
+}
+
+func TestFlush(t *testing.T) {
+	zoned := udpFlow("10.0.0.8", 1)
+	zoned.Zone = 7
+	a := newAPI(tcpFlow(1), zoned, udpFlow("fd00::1", 1))
+	a.refused(t, "conntrack.flush", `{}`, wire.InvalidParams, "all")
+	a.refused(t, "conntrack.flush", `{"all": false}`, wire.InvalidParams, "all: true")
+	a.refused(t, "conntrack.flush", `{"all": true, "family": "ipx"}`, wire.InvalidParams, "ipv4")
+	a.refused(t, "conntrack.flush", `{"all": true, "zone": 65536}`, wire.InvalidParams, "zone")
+	for _, c := range []struct {
+		params string
+		want   int
+	}{
+		{`{"all": true, "family": "ipv4", "zone": 8}`, 0},
+		{`{"all": true, "zone": 7}`, 1},
+		{`{"all": true, "zone": 0, "family": "ipv6"}`, 1},
+		{`{"all": true}`, 1},
+		{`{"all": true}`, 0},
+	} {
+		before := a.table.Writes()
+		var got wire.FlushResult
+		a.call(t, "conntrack.flush", strings.Replace(c.params, "{", `{"dry_run": true, `, 1), &got)
+		if got.Killed != c.want || a.table.Writes() != before {
+			t.Errorf("dry run of %s: %d, want %d; %d writes", c.params, got.Killed, c.want, a.table.Writes()-before)
+		}
+		a.call(t, "conntrack.flush", c.params, &got)
+		if got.Killed != c.want {
+			t.Errorf("%s: %d, want %d", c.params, got.Killed, c.want)
+		}
+	}
+}
+
+// TestTableFails: an error of the table reaches the caller by its code, without detail where it
+// is internal.
+func TestTableFails(t *testing.T) {
+	for _, c := range []struct {
+		op             conntracktest.Op
+		method, params string
+	}{
+		{conntracktest.OpFlows, "conntrack.kill", `{"all": true}`},
+		{conntracktest.OpFlows, "conntrack.modify", `{"flows": [1], "set": {"mark": 9}}`},
+		{conntracktest.OpFlows, "conntrack.count", `{"by": "src"}`},
+		{conntracktest.OpCount, "conntrack.count", `{}`},
+		{conntracktest.OpGet, "conntrack.get", `{"flow": 1}`},
+		{conntracktest.OpFlush, "conntrack.flush", `{"all": true}`},
+		{conntracktest.OpStats, "conntrack.stats", `{}`},
+		{conntracktest.OpExpects, "expect.list", `{}`},
+		{conntracktest.OpFlushExpects, "expect.flush", `{"all": true}`},
+	} {
+		a := newAPI(tcpFlow(1))
+		a.table.Fail(c.op, 0, unix.EPERM)
+		a.refused(t, c.method, c.params, wire.PermissionDenied, "CAP_NET_ADMIN")
+		a.table.Fail(c.op, 0, fmt.Errorf("secret"))
+		if _, err := a.tryAs(t, wire.RoleAdmin, c.method, c.params); err == nil || err.Code != wire.Internal || strings.Contains(err.Message, "secret") {
+			t.Errorf("%s: %+v, want internal without a detail", c.method, err)
+		}
+	}
+}

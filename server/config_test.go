@@ -1,0 +1,63 @@
+package server
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestConfigCheck(t *testing.T) {
+	for name, c := range map[string]struct {
+		cfg  Config
+		want string // in the error; empty for none
+	}{
+		"defaults":            {Config{Socket: DefaultSocket, Listen: []string{DefaultListen}}, ""},
+		"socket only":         {Config{Socket: "ctd.sock"}, ""},
+		"no socket":           {Config{Listen: []string{DefaultListen}}, "--socket"},
+		"negative body":       {Config{Socket: "s", MaxBody: -1}, "--max-body"},
+		"body of a byte":      {Config{Socket: "s", MaxBody: 1}, ""},
+		"localhost":           {Config{Socket: "s", Listen: []string{"LocalHost:1"}}, ""},
+		"IPv6 loopback":       {Config{Socket: "s", Listen: []string{"[::1]:8420"}}, ""},
+		"all of 127/8":        {Config{Socket: "s", Listen: []string{"127.9.9.9:1"}}, ""},
+		"mapped loopback":     {Config{Socket: "s", Listen: []string{"[::ffff:127.0.0.1]:1"}}, ""},
+		"any address":         {Config{Socket: "s", Listen: []string{"0.0.0.0:8420"}}, "nothing is encrypted"},
+		"no address":          {Config{Socket: "s", Listen: []string{":8420"}}, "nothing is encrypted"},
+		"second one beyond":   {Config{Socket: "s", Listen: []string{DefaultListen, "192.0.2.1:8420"}}, "192.0.2.1:8420"},
+		"a name":              {Config{Socket: "s", Listen: []string{"router:8420"}}, "nothing is encrypted"},
+		"insecure":            {Config{Socket: "s", Listen: []string{":8420", "router:8420"}, Insecure: true}, ""},
+		"no port":             {Config{Socket: "s", Listen: []string{"127.0.0.1"}}, "want host:port"},
+		"no port, insecure":   {Config{Socket: "s", Listen: []string{"127.0.0.1"}, Insecure: true}, "want host:port"},
+		"loopback as a label": {Config{Socket: "s", Listen: []string{"127.0.0.1.example.com:1"}}, "nothing is encrypted"},
+	} {
+		err := c.cfg.check()
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	for name, c := range map[string]struct {
+		args   []string
+		status int
+		want   string // on standard error, or output where the status is 0
+	}{
+		"help":              {[]string{"--help"}, 0, "--socket"},
+		"unknown flag":      {[]string{"--sokcet", "x"}, 2, "ctd serve --help"},
+		"beyond loopback":   {[]string{"--listen", "0.0.0.0:1"}, 2, "nothing is encrypted"},
+		"unknown log level": {[]string{"--log-level", "loud"}, 2, "debug"},
+		"unknown rows":      {[]string{"--pyctd-rows", "table"}, 2, "struct"},
+		"empty socket":      {[]string{"--socket="}, 2, "--socket"},
+		"no such namespace": {[]string{"--netns", "ctd-there-is-none", "--socket", t.TempDir() + "/s", "--no-listen"}, 6, "ctd-there-is-none"},
+	} {
+		var stdout, stderr bytes.Buffer
+		status := Command(t.Context(), c.args, "1.2.3", &stdout, &stderr)
+		text := stderr.String()
+		if status == 0 {
+			text = stdout.String()
+		}
+		if status != c.status || !strings.Contains(text, c.want) {
+			t.Errorf("%s: status %d, %q, want %d and %q", name, status, text, c.status, c.want)
+		}
+	}
+}

@@ -1,0 +1,200 @@
+package server
+
+import (
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"ctd/conntrack"
+	"ctd/conntrack/conntracktest"
+	"ctd/rpc/wire"
+)
+
+// finding returns what the doctor finds by a check.
+func finding(t testing.TB, s *Server, check string) wire.Finding {
+	t.Helper()
+	result, err := s.doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sick := false
+	var found wire.Finding
+	for _, f := range result.Findings {
+		sick = sick || f.Severity == severityWarning || f.Severity == severityError
+		if f.Check == check {
+			found = f
+		}
+		if f.Message == "" {
+			t.Errorf("%s has no message", f.Check)
+		}
+	}
+	if result.Healthy == sick {
+		t.Errorf("healthy %v with %+v", result.Healthy, result.Findings)
+	}
+	return found
+}
+
+func TestDoctorTableSize(t *testing.T) {
+	f := newFixture(t, Config{NetNS: "router"}, tcpFlows(100)...)
+	for most, want := range map[uint32]string{
+		1000: severityOK, 126: severityOK, 125: severityWarning, 106: severityWarning, 105: severityError, 100: severityError, 0: severityError,
+	} {
+		f.fake.SetStats(conntrack.Stats{Max: most})
+		got := finding(t, f.Server, "table_size")
+		if got.Severity != want {
+			t.Errorf("100 of %d: %+v, want %s", most, got, want)
+		}
+		// It is the whole machine's, set outside of the namespace.
+		if bad := want != severityOK && most > 0; bad != strings.HasPrefix(got.Mend, "sysctl -w net.netfilter.nf_conntrack_max=2") {
+			t.Errorf("100 of %d is mended by %q", most, got.Mend)
+		}
+	}
+	f.fake.Fail(conntracktest.OpStats, 0, unix.EPERM)
+	if got := finding(t, f.Server, "table_size"); got.Severity != severityError {
+		t.Errorf("a table that can't be read: %+v", got)
+	}
+}
+
+func TestDoctorSysctls(t *testing.T) {
+	f := newFixture(t, Config{NetNS: "/run/netns/router"}, tcpFlow(1))
+	for _, c := range []struct{ check, sysctl, value, want, mend string }{
+		{"accounting", "nf_conntrack_acct", "1", severityOK, ""},
+		{"accounting", "nf_conntrack_acct", "0", severityWarning, "nf_conntrack_acct=1"},
+		{"accounting", "nf_conntrack_acct", "", severityInfo, ""}, // not built in
+		{"timestamps", "nf_conntrack_timestamp", "1", severityOK, ""},
+		{"timestamps", "nf_conntrack_timestamp", "0", severityWarning, "nf_conntrack_timestamp=1"},
+		{"events", "nf_conntrack_events", "0", severityWarning, "nf_conntrack_events=1"},
+		{"events", "nf_conntrack_events", "1", severityOK, ""},
+		{"events", "nf_conntrack_events", "2", severityOK, ""},
+		{"events", "nf_conntrack_events", "", severityInfo, ""},
+		{"tcp_loose", "nf_conntrack_tcp_loose", "1", severityInfo, "nf_conntrack_tcp_loose=0"},
+		{"tcp_loose", "nf_conntrack_tcp_loose", "0", severityOK, ""},
+	} {
+		f.fake.sysctls = map[string]string{}
+		if c.value != "" {
+			f.fake.sysctls[c.sysctl] = c.value
+		}
+		want := c.mend
+		if want != "" {
+			want = "nsenter --net=/run/netns/router sysctl -w net.netfilter." + want
+		}
+		if got := finding(t, f.Server, c.check); got.Severity != c.want || got.Mend != want {
+			t.Errorf("%s=%s: %+v, want %s, mended by %q", c.sysctl, c.value, got, c.want, want)
+		}
+	}
+}
+
+// kernelServer is a server over the table of a namespace.
+func kernelServer(t testing.TB, netns string) *Server {
+	t.Helper()
+	table, err := conntrack.Open(conntrack.Config{NetNS: netns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { table.Close() })
+	return New(Config{NetNS: netns, Socket: "ctd.sock"}, table, secret, nil)
+}
+
+// TestDoctorMends: each command that the doctor gives, run by bash as it is, mends what it found.
+func TestDoctorMends(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	for _, sysctl := range []string{"acct", "timestamp", "events"} {
+		ns.Sysctl("net.netfilter.nf_conntrack_"+sysctl, "0")
+	}
+	s := kernelServer(t, ns.Name())
+	for check, severity := range map[string]string{
+		"accounting": severityWarning, "timestamps": severityWarning, "events": severityWarning,
+		"tcp_loose": severityInfo, "active": severityError,
+	} {
+		got := finding(t, s, check)
+		if got.Severity != severity || got.Mend == "" {
+			t.Errorf("%s: %+v, want %s and how to mend it", check, got, severity)
+			continue
+		}
+		if out, err := exec.Command("bash", "-c", got.Mend).CombinedOutput(); err != nil {
+			t.Errorf("%s: %s: %v %s", check, got.Mend, err, out)
+		}
+		if got := finding(t, s, check); got.Severity != severityOK || got.Mend != "" {
+			t.Errorf("%s after it was mended: %+v", check, got)
+		}
+	}
+	// Connections are tracked now.
+	ns.Exec("bash", "-c", "echo x >/dev/udp/127.0.0.1/9")
+	if lines := kernel(t, ns, "127.0.0.1"); len(lines) != 1 {
+		t.Errorf("conntrack(8) shows %q", lines)
+	}
+	if got := finding(t, s, "active"); got.Severity != severityOK || !strings.Contains(got.Message, "1 entries") {
+		t.Errorf("active: %+v", got)
+	}
+}
+
+// TestDoctorRules: whatever makes the kernel track is recognised, what doesn't is not.
+func TestDoctorRules(t *testing.T) {
+	for _, c := range []struct {
+		name, command, want string
+	}{
+		{"nothing", "true", severityError},
+		{"nft rule without tracking", "nft 'add table inet t; add chain inet t c { type filter hook input priority 0; }; add rule inet t c tcp dport 22 counter'", severityError},
+		{"nft ct state", "nft 'add table ip t; add chain ip t c { type filter hook input priority 0; }; add rule ip t c ct state new counter'", severityOK},
+		{"nft ct mark set", "nft 'add table inet t; add chain inet t c { type filter hook input priority 0; }; add rule inet t c ct mark set 1'", severityOK},
+		{"nft nat chain", "nft 'add table inet t; add chain inet t c { type nat hook postrouting priority 100; }'", severityOK},
+		{"iptables-nft", "iptables-nft -A INPUT -m conntrack --ctstate NEW -j ACCEPT", severityOK},
+		{"ip6tables-nft", "ip6tables-nft -A INPUT -m state --state NEW -j ACCEPT", severityOK},
+		{"iptables-nft without tracking", "iptables-nft -A INPUT -p tcp --dport 22 -j ACCEPT", severityError},
+		{"iptables-nft masquerade", "iptables-nft -t nat -A POSTROUTING -j MASQUERADE", severityOK},
+		{"iptables-legacy nat", "iptables-legacy -t nat -A POSTROUTING -j MASQUERADE", severityOK},
+		{"iptables-legacy conntrack", "iptables-legacy -A INPUT -m conntrack --ctstate NEW -j ACCEPT", severityInfo}, // its rules aren't read
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ns := conntracktest.NewNS(t)
+			ns.Exec("bash", "-c", c.command)
+			got := finding(t, kernelServer(t, ns.Path()), "active")
+			if got.Severity != c.want || (c.want == severityError) != (got.Mend != "") {
+				t.Errorf("%+v, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// TestDoctorCapabilities: a capability that is missing is found, and named with how to get it.
+func TestDoctorCapabilities(t *testing.T) {
+	conntracktest.Kernel(t)
+	f := newFixture(t, Config{})
+	drop := func(capability uint, netns string) wire.Finding {
+		found := make(chan wire.Finding)
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends without the capability
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var data [2]unix.CapUserData
+			if err := unix.Capget(&header, &data[0]); err != nil {
+				t.Error(err)
+			}
+			data[capability/32].Effective &^= 1 << (capability % 32)
+			if err := unix.Capset(&header, &data[0]); err != nil {
+				t.Error(err)
+			}
+			s := &Server{cfg: Config{NetNS: netns}, table: f.fake}
+			found <- s.checkCapabilities(t.Context())
+		}()
+		return <-found
+	}
+	for _, c := range []struct {
+		capability  uint
+		netns, want string
+		mend        string
+	}{
+		{unix.CAP_NET_ADMIN, "", severityError, "setcap cap_net_admin+ep /"},
+		{unix.CAP_NET_ADMIN, "router", severityError, "setcap cap_net_admin"},
+		{unix.CAP_SYS_ADMIN, "", severityOK, ""},
+		{unix.CAP_SYS_ADMIN, "router", severityError, "setcap cap_net_admin,cap_sys_admin+ep /"},
+		{unix.CAP_CHOWN, "router", severityOK, ""},
+	} {
+		got := drop(c.capability, c.netns)
+		if got.Severity != c.want || !strings.HasPrefix(got.Mend, c.mend) {
+			t.Errorf("without %d in %q: %+v, want %s and %q", c.capability, c.netns, got, c.want, c.mend)
+		}
+	}
+}
