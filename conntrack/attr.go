@@ -138,7 +138,15 @@ func (a *attrs) unknown(outer ...uint16) Attribute {
 	return Attribute{Path: p + strconv.Itoa(int(a.typ)), Data: append([]byte(nil), a.data...)}
 }
 
+// maxAttrData is what the 16-bit length of an attribute leaves for its data.
+const maxAttrData = 1<<16 - 1 - attrHeaderLen
+
+// appendAttrHeader panics where the length doesn't fit: what comes from outside is checked
+// before, and a length that wraps would let the data stand for attributes of its own.
 func appendAttrHeader(b []byte, typ uint16, n int) []byte {
+	if n > maxAttrData {
+		panic("conntrack: attribute too long")
+	}
 	b = binary.NativeEndian.AppendUint16(b, uint16(attrHeaderLen+n))
 	return binary.NativeEndian.AppendUint16(b, typ)
 }
@@ -178,6 +186,9 @@ func beginNest(b []byte, typ uint16) []byte {
 }
 
 func endNest(b []byte, start int) []byte {
+	if len(b)-start-attrHeaderLen > maxAttrData {
+		panic("conntrack: attribute too long")
+	}
 	binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start))
 	return b
 }

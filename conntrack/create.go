@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
+	"strings"
+	"syscall"
 	"time"
 )
 
@@ -85,13 +88,16 @@ func (t *Table) create(ctx context.Context, f Flow) (Flow, error) {
 	if err != nil {
 		return Flow{}, fmt.Errorf("read it back: %w", err)
 	}
-	if made.Reply != f.Reply {
-		if err := t.Kill(ctx, []Key{made.Key()})[0]; err != nil {
-			return Flow{}, errors.Join(ErrNATTaken, err)
-		}
-		return Flow{}, ErrNATTaken
+	switch {
+	case made.Reply != f.Reply:
+		err = ErrNATTaken
+	case f.Labels != made.Labels:
+		// The kernel drops them without a word where no rule of the namespace uses labels.
+		err = fmt.Errorf("the namespace has no rule with labels: %w", syscall.ENOSPC)
+	default:
+		return made, nil
 	}
-	return made, nil
+	return Flow{}, also(err, t.Kill(ctx, []Key{made.Key()})[0])
 }
 
 // checkCreate says what is missing or contradicts itself, where the kernel would only say EINVAL.
@@ -115,6 +121,28 @@ func checkCreate(f *Flow) error {
 		return incomplete("%s type %d has no reply, so the kernel tracks no flow of it", o.Proto, o.ICMPType)
 	case f.Timeout < time.Second:
 		return incomplete("a timeout of at least one second is needed")
+	}
+	if err := checkName("helper", f.Helper, maxHelperName); err != nil {
+		return err
+	}
+	return checkTimeout(f.Timeout)
+}
+
+// maxHelperName is NF_CT_HELPER_NAME_LEN (net/netfilter/nf_conntrack_helper.h) without the NUL.
+const maxHelperName = 15
+
+// checkName refuses a name that the kernel can't have.
+func checkName(what, name string, longest int) error {
+	if len(name) > longest || strings.ContainsRune(name, 0) {
+		return fmt.Errorf("%s: a name has at most %d bytes, and no NUL: %w", what, longest, syscall.EINVAL)
+	}
+	return nil
+}
+
+// checkTimeout refuses a time that doesn't fit in the 32 bits of seconds that the kernel takes.
+func checkTimeout(d time.Duration) error {
+	if d < 0 || d/time.Second > math.MaxUint32 {
+		return fmt.Errorf("timeout %v is not within 0 and %d seconds: %w", d, uint32(math.MaxUint32), syscall.ERANGE)
 	}
 	return nil
 }

@@ -283,20 +283,26 @@ func (t *Table) createExpect(ctx context.Context, e Expect) (Expect, error) {
 	if err != nil {
 		return Expect{}, err
 	}
+	var timeoutErr error
 	if e.Timeout != 0 {
-		if err := t.roundTrip(ctx, msgExpNew, flagAck, family, e.append, nil); err != nil {
-			return Expect{}, fmt.Errorf("set its timeout: %w", err)
-		}
+		timeoutErr = t.roundTrip(ctx, msgExpNew, flagAck, family, e.append, nil)
 	}
 	made, err := t.findExpect(ctx, func(x *Expect) bool {
 		return x.Tuple == e.Tuple && x.Zone == e.Zone && x.Master == e.Master &&
 			x.Mask.Src == e.Mask.Src && x.Mask.SrcPort == e.Mask.SrcPort
 	})
 	if err != nil {
-		return Expect{}, fmt.Errorf("read it back: %w", err)
+		return Expect{}, also(fmt.Errorf("read it back: %w", err), timeoutErr)
+	}
+	if timeoutErr != nil {
+		err := fmt.Errorf("set its timeout: %w", timeoutErr)
+		return Expect{}, also(err, t.KillExpects(ctx, []Expect{made})[0])
 	}
 	return made, nil
 }
+
+// maxFunctionName is longer than the name of any function in the kernel.
+const maxFunctionName = 63
 
 // prepareExpect completes what the kernel wants whole and says what is missing.
 func prepareExpect(e *Expect) error {
@@ -309,6 +315,12 @@ func prepareExpect(e *Expect) error {
 	case t.Proto.HasPorts() && t.DstPort == 0:
 		return fmt.Errorf("%w: the tuple needs a destination port, which is always compared", ErrIncomplete)
 	}
+	if err := errors.Join(
+		checkName("helper", e.Helper, maxHelperName), checkName("function", e.Function, maxFunctionName), checkTimeout(e.Timeout),
+	); err != nil {
+		return err
+	}
+	e.Timeout = (e.Timeout + time.Second - 1).Truncate(time.Second) // 0 stands for none
 	zero, ones := netip.IPv4Unspecified(), netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	if t.Dst.Is6() {
 		zero, ones = netip.IPv6Unspecified(), allOnes6()

@@ -134,7 +134,7 @@ func flowNumber(fl *Flow, field fieldID, now int64) (n uint64, ok bool) {
 	case fieldFlowID:
 		return uint64(fl.ID), true
 	case fieldZone:
-		return uint64(zoneID(fl)), true
+		return uint64(fl.ZoneID()), true
 	case fieldState:
 		return stateNumber(fl.Orig.Proto, fl.State), fl.Has(AttrState)
 	case fieldNAT:
@@ -156,10 +156,6 @@ func flowNumber(fl *Flow, field fieldID, now int64) (n uint64, ok bool) {
 	}
 	return 0, false
 }
-
-// zoneID returns the flow's zone: the kernel keeps one number, and beside it the directions that
-// it is good for (struct nf_conntrack_zone).
-func zoneID(fl *Flow) uint16 { return cmp.Or(fl.Zone, fl.Orig.Zone, fl.Reply.Zone) }
 
 func natNumber(s Status) uint64 {
 	n := uint64(natNone)

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 )
@@ -83,6 +84,10 @@ func (f *Flow) Family() Family { return f.Orig.Family() }
 // Proto returns the flow's protocol.
 func (f *Flow) Proto() Protocol { return f.Orig.Proto }
 
+// ZoneID returns the flow's zone, be it of both directions or of one: the kernel keeps one number,
+// and beside it the directions that it is good for (struct nf_conntrack_zone).
+func (f *Flow) ZoneID() uint16 { return cmp.Or(f.Zone, f.Orig.Zone, f.Reply.Zone) }
+
 // StateName returns the name of the flow's connection state, or "" where it has none.
 func (f *Flow) StateName() string {
 	if !f.Has(AttrState) {
@@ -122,8 +127,12 @@ type Key struct {
 	Orig, Reply Tuple
 	// Zone is the flow's zone (both directions).
 	Zone uint16
-	// ID is compared by the kernel when a flow is killed, so that a flow that took over the
-	// tuple in the meantime is spared. 0 compares nothing.
+	// ID is compared by the kernel when a flow is killed, and just before when it is modified. 0
+	// compares nothing.
+	//
+	// The kernel makes it from the entry's place in memory and its tuple. A flow of the same tuple
+	// that follows at once mostly gets the same place, and so the same id: then only Flow.Start
+	// tells the two apart, where the kernel keeps it.
 	ID uint32
 }
 

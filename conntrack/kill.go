@@ -3,11 +3,12 @@ package conntrack
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Kill deletes flows and returns an error for each key: nil for a flow that was deleted,
 // ErrNotFound for one that was gone already or whose tuple meanwhile belongs to a flow with
-// another id. A key without a tuple is ErrNoKey: Get finds the tuple of an id.
+// another id (see Key.ID). A key without a tuple is ErrNoKey: Get finds the tuple of an id.
 //
 // The kernel works off the keys in their order, many to a system call. Cancelling ctx ends it in
 // between; keys that were not tried bear ctx.Err().
@@ -44,7 +45,7 @@ func (t *Table) Flush(ctx context.Context, family Family, zone *uint16) (int, er
 		return n, nil
 	}
 	return t.flushMatching(ctx, func(f *Flow) bool {
-		return (family == FamilyAny || f.Family() == family) && (zone == nil || zoneID(f) == *zone)
+		return (family == FamilyAny || f.Family() == family) && (zone == nil || f.ZoneID() == *zone)
 	})
 }
 
@@ -79,8 +80,9 @@ func (t *Table) flushMatching(ctx context.Context, match func(f *Flow) bool) (in
 		return failure == nil
 	})
 	kill()
-	if err == nil {
-		err = failure
+	err = also(err, failure)
+	if err != nil && killed > 0 {
+		err = fmt.Errorf("after %d were deleted: %w", killed, err)
 	}
 	return killed, opError("flush flows", err)
 }

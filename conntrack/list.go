@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"iter"
+	"os"
 	"syscall"
 )
 
@@ -82,6 +83,7 @@ func (t *Table) list(ctx context.Context, f Filter, cfg listConfig, fn func(fl *
 		return !stopped, nil
 	}
 	p := f.pushdown()
+	buckets := hashBuckets()
 	for _, family := range p.families() {
 		before := received
 		err := t.dump(ctx, cfg.messageType(), family, p.append, each)
@@ -97,7 +99,18 @@ func (t *Table) list(ctx context.Context, f Filter, cfg listConfig, fn func(fl *
 		}
 	}
 	cfg.addScanned(received)
+	if hashBuckets() != buckets {
+		return ErrInterrupted
+	}
 	return nil
+}
+
+// hashBuckets returns the size of the kernel's hash table, which all namespaces share; empty where
+// it can't be read. A dump walks the table bucket by bucket, and when it is resized meanwhile
+// entries move past it, which the kernel doesn't tell.
+func hashBuckets() string {
+	b, _ := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_buckets")
+	return string(b)
 }
 
 // listZeroing is list for Zeroing with a filter.
@@ -122,7 +135,7 @@ func (t *Table) listZeroing(ctx context.Context, f Filter, cfg listConfig, fn fu
 		}
 		return fn(&zeroed)
 	})
-	return errors.Join(err, failure)
+	return also(err, failure)
 }
 
 func (c *listConfig) messageType() uint16 {
@@ -151,8 +164,8 @@ func (p *pushdown) families() []Family {
 	return []Family{p.family}
 }
 
-// Count returns how many flows match. Without a filter the kernel says it at once, else it is a
-// dump.
+// Count returns how many flows match. Without a filter it is the kernel's own counter, which
+// holds flows that aren't confirmed yet or are dying as well; else it is a dump.
 func (t *Table) Count(ctx context.Context, f Filter) (int, error) {
 	if f.IsZero() {
 		s, err := t.Stats(ctx)

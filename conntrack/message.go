@@ -51,7 +51,8 @@ var (
 	// ErrExists says that there is one already. It is EEXIST.
 	ErrExists error = &kernelError{"there is such an entry already", syscall.EEXIST}
 	// ErrInterrupted says that the table changed so much during a dump that entries may be
-	// missing (NLM_F_DUMP_INTR): what has been read so far is no whole list; read it again.
+	// missing (NLM_F_DUMP_INTR, or another size of the hash table): what has been read so far is
+	// no whole list; read it again.
 	ErrInterrupted = errors.New("the dump was interrupted by a change of the table; read it again")
 	// ErrNoKey says that a Key names nothing. It guards against a request to delete without a
 	// tuple, which the kernel takes for a flush.
@@ -94,6 +95,14 @@ func (e *OpError) Error() string { return e.Op + ": " + e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *OpError) Unwrap() error { return e.Err }
+
+// also returns err, with what went wrong besides on the same line.
+func also(err, besides error) error {
+	if err == nil || besides == nil {
+		return errors.Join(err, besides)
+	}
+	return fmt.Errorf("%w; %w", err, besides)
+}
 
 func opError(op string, err error) error {
 	if err == nil {

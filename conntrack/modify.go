@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -45,35 +46,84 @@ const modifyTries = 4
 // ErrNotFound for one that is gone or whose tuple meanwhile belongs to a flow with another id (the
 // kernel doesn't compare ids here, so it is read just before), ErrFixedTimeout, ErrNotTCP, ENOSPC
 // where labels are given and the flow has no room for them, EOPNOTSUPP or EBUSY where the helper
-// can't be changed. A flow with an error is left as it was.
+// can't be changed, ERANGE or EINVAL where a value can't be meant. A flow with an error is left as
+// it was; where the kernel had made a part of the change by then, that is taken back.
 func (t *Table) Modify(ctx context.Context, keys []Key, c Change) []error {
 	if c.FixedTimeout {
 		c.Status |= StatusFixedTimeout
+		c.FixedTimeout = false
 	}
-	current := make([]Flow, len(keys))
+	flows := make([]Flow, len(keys))
 	errs := make([]error, len(keys))
+	invalid := c.check()
 	for i, k := range keys {
-		current[i], errs[i] = t.readForChange(ctx, k, &c)
+		if errs[i] = invalid; invalid == nil {
+			flows[i], errs[i] = t.readForChange(ctx, k, &c)
+		}
 	}
+	begun := indexes(errs, nil)
+	before := slices.Clone(flows)
 	if c.Labels != nil {
-		// Labels come first and alone: they are what may fail, and the kernel would have made
-		// the other changes by then.
-		t.update(ctx, current, errs, indexes(errs, nil), func(b []byte, _ *Flow) []byte {
+		// Labels come alone: the kernel sets them last, when it has made the other changes, and
+		// may have no room for them.
+		t.update(ctx, flows, errs, begun, func(b []byte, _ *Flow) []byte {
 			return appendLabels(b, c.Labels)
 		})
 	}
 	rest := c
-	rest.Labels, rest.FixedTimeout = nil, false
-	if rest.IsZero() {
-		return wrapAll("modify flow", errs)
-	}
+	rest.Labels = nil
 	todo := indexes(errs, nil)
-	for try := 1; ; try++ {
-		t.update(ctx, current, errs, todo, func(b []byte, f *Flow) []byte { return rest.append(b, f) })
-		if todo = t.rereadBusy(ctx, keys, current, errs, &rest); len(todo) == 0 || try == modifyTries {
-			return wrapAll("modify flow", errs)
+	for try := 1; !rest.IsZero() && len(todo) > 0 && try <= modifyTries; try++ {
+		t.update(ctx, flows, errs, todo, func(b []byte, f *Flow) []byte { return rest.append(b, f) })
+		todo = t.rereadBusy(ctx, keys, flows, errs, &rest)
+	}
+	var failed []int
+	for _, i := range begun {
+		if errs[i] != nil && !errors.Is(errs[i], ErrNotFound) {
+			failed = append(failed, i)
 		}
 	}
+	t.undo(context.WithoutCancel(ctx), before, failed, &c)
+	return wrapAll("modify flow", errs)
+}
+
+// undo takes back what the kernel may have changed of flows whose change failed in the middle. A
+// status bit or a TCP state is never among it: what fails does so before these are set.
+func (t *Table) undo(ctx context.Context, before []Flow, failed []int, c *Change) {
+	if len(failed) == 0 {
+		return
+	}
+	ignored := make([]error, len(before)) // it has failed already, and can't do so twice
+	if c.Helper != nil {
+		t.update(ctx, before, ignored, failed, func(b []byte, f *Flow) []byte {
+			return appendHelper(b, f.Helper)
+		})
+	}
+	t.update(ctx, before, ignored, failed, func(b []byte, f *Flow) []byte {
+		if c.Timeout != nil {
+			b = appendBE32(b, ctaTimeout, uint32(f.Timeout/time.Second))
+		}
+		if c.Mark != nil {
+			b = appendBE32(b, ctaMark, f.Mark)
+		}
+		if c.Labels != nil {
+			b = appendLabels(b, &MaskedLabels{Value: f.Labels, Mask: c.Labels.Mask})
+		}
+		return b
+	})
+}
+
+// check says what the kernel couldn't be told, or would misread.
+func (c *Change) check() error {
+	if c.Timeout != nil {
+		if err := checkTimeout(*c.Timeout); err != nil {
+			return err
+		}
+	}
+	if c.Helper != nil {
+		return checkName("helper", *c.Helper, maxHelperName)
+	}
+	return nil
 }
 
 func wrapAll(op string, errs []error) []error {
@@ -177,6 +227,16 @@ func appendLabels(b []byte, l *MaskedLabels) []byte {
 // NAT is where a flow is translated to. A zero address or port leaves what there is.
 type NAT struct {
 	Src, Dst netip.AddrPort
+}
+
+// check refuses a port where the protocol has none to translate.
+func (n NAT) check(p Protocol) error {
+	src := p.HasPorts() || p == GRE || p.IsICMP() // an ICMP id is translated like a source port
+	dst := p.HasPorts() || p == GRE
+	if n.Src.Port() != 0 && !src || n.Dst.Port() != 0 && !dst {
+		return fmt.Errorf("%s has no port to translate: %w", p, syscall.EINVAL)
+	}
+	return nil
 }
 
 // apply returns a flow's reply direction with the translation n.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // replaceTries bounds how often a flow is made again because a packet came in between and made
@@ -22,6 +23,9 @@ func (t *Table) Replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
 func (t *Table) replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
 	old, err := t.get(ctx, k)
 	if err != nil {
+		return Flow{}, err
+	}
+	if err := nat.check(old.Proto()); err != nil {
 		return Flow{}, err
 	}
 	next := old
@@ -48,10 +52,23 @@ func (t *Table) replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
 		return made, nil
 	}
 	// The flow must be put back even if the caller has gone meanwhile.
-	if _, restoreErr := t.insert(context.WithoutCancel(ctx), old); restoreErr != nil {
-		return Flow{}, fmt.Errorf("%w; and the old flow could not be put back: %w", err, restoreErr)
+	return Flow{}, also(err, t.putBack(context.WithoutCancel(ctx), old))
+}
+
+// putBack makes a flow again that was deleted.
+func (t *Table) putBack(ctx context.Context, old Flow) error {
+	_, err := t.insert(ctx, old)
+	if errors.Is(err, syscall.ENOSPC) {
+		// The last rule with labels has gone since the flow began. Better without them than gone.
+		old.Labels = Labels{}
+		if _, err = t.insert(ctx, old); err == nil {
+			return errors.New("the flow was put back without its labels")
+		}
 	}
-	return Flow{}, err
+	if err != nil {
+		return fmt.Errorf("the flow could not be put back: %w", err)
+	}
+	return nil
 }
 
 // insert creates a flow, and deletes an entry that a packet of the same flow made meanwhile.

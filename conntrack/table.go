@@ -85,15 +85,17 @@ func (t *Table) Sysctl(name string) (string, error) {
 
 func (t *Table) acquire() (*conn, error) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.closed {
+		t.mu.Unlock()
 		return nil, ErrClosed
 	}
 	if n := len(t.idle); n > 0 {
 		c := t.idle[n-1]
 		t.idle = t.idle[:n-1]
+		t.mu.Unlock()
 		return c, nil
 	}
+	t.mu.Unlock()
 	return dial(t.netns)
 }
 
