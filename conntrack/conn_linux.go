@@ -31,18 +31,22 @@ type conn struct {
 	out []byte // what is sent next
 }
 
-// openNetNS opens a namespace by name or path; an empty name is the caller's own: nil.
-func openNetNS(name string) (*os.File, error) {
-	if name == "" {
-		return nil, nil
+// netnsPath returns the path of a namespace that is given by name or path.
+func netnsPath(name string) string {
+	if name == "" || strings.Contains(name, "/") {
+		return name
 	}
-	path := name
-	if !strings.Contains(name, "/") {
-		path = netnsDir + name
+	return netnsDir + name
+}
+
+// openNetNS opens a namespace; an empty path is the caller's own: nil.
+func openNetNS(path string) (*os.File, error) {
+	if path == "" {
+		return nil, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("open network namespace %s: %w", name, err)
+		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
 	return f, nil
 }

@@ -15,9 +15,9 @@ import (
 var (
 	// ErrIncomplete says that a flow or expectation lacks what the kernel needs to make it.
 	ErrIncomplete = errors.New("incomplete")
-	// ErrNATTaken says that the kernel chose another translation than was asked for, because the
-	// one asked for belongs to another flow.
-	ErrNATTaken = errors.New("the translated address and port belong to another flow")
+	// ErrNATTaken says that another flow has the address and port that were asked for, or that the
+	// kernel chose others for another reason.
+	ErrNATTaken = errors.New("the translated address and port can't be had")
 )
 
 // Attributes of CTA_NAT_SRC and CTA_NAT_DST (ctattr_nat and ctattr_protonat,
@@ -75,6 +75,18 @@ func CheckCreate(f Flow) (Flow, error) {
 	return f, checkCreate(&f)
 }
 
+// CanCreate returns the flow that Create would ask for, or the error that it would give as far as
+// it can be known beforehand. It changes nothing.
+func (t *Table) CanCreate(ctx context.Context, f Flow) (Flow, error) {
+	f, err := CheckCreate(f)
+	for _, tuple := range []Tuple{f.Orig, f.Reply} {
+		if err == nil {
+			err = t.isFree(ctx, tuple, f.Zone, ErrExists)
+		}
+	}
+	return f, opError("create flow", err)
+}
+
 func (t *Table) create(ctx context.Context, f Flow) (Flow, error) {
 	f, err := CheckCreate(f)
 	if err != nil {
@@ -115,8 +127,8 @@ func checkCreate(f *Flow) error {
 		return incomplete("all addresses must be of one family")
 	case o.Proto != r.Proto:
 		return incomplete("both directions must have the same protocol, not %s and %s", o.Proto, r.Proto)
-	case o.Proto.HasPorts() && (o.SrcPort == 0 || o.DstPort == 0):
-		return incomplete("a %s flow needs source and destination port", o.Proto)
+	case o.Proto == GRE && (r.SrcPort != o.DstPort || r.DstPort != o.SrcPort):
+		return incomplete("the kernel translates no keys of GRE: the reply's must be the original's, exchanged")
 	case o.Proto.IsICMP() && o.ICMPType == o.Inverse().ICMPType:
 		return incomplete("%s type %d has no reply, so the kernel tracks no flow of it", o.Proto, o.ICMPType)
 	case f.Timeout < time.Second:
@@ -228,7 +240,7 @@ func appendNATRange(b []byte, typ uint16, proto Protocol, addr netip.Addr, id ui
 	b = beginNest(b, typ)
 	b = appendAddr(b, ctaNATv4MinIP, ctaNATv6MinIP, addr)
 	b = appendAddr(b, ctaNATv4MaxIP, ctaNATv6MaxIP, addr)
-	if proto.HasPorts() || proto == GRE || proto.IsICMP() && typ == ctaNATSrc {
+	if proto.HasPorts() || proto.IsICMP() && typ == ctaNATSrc {
 		inner := len(b)
 		b = beginNest(b, ctaNATProto)
 		b = appendBE16(b, ctaProtoNATPortMin, id)

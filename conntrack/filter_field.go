@@ -101,7 +101,7 @@ var filterFields = [fieldCount]FilterField{
 	fieldNet:        {"net", "network with either side inside", "10.3.0.0/16", kindAddr, 0},
 	fieldFlowID:     {"id", "the kernel's id of the entry", "0x9c3f51a2", kindNumber, maxUint32},
 	fieldMark:       {"mark", "connection mark, with a mask if wanted", "0x10/0xf0", kindMark, maxUint32},
-	fieldZone:       {"zone", "conntrack zone", "0", kindNumber, maxUint16},
+	fieldZone:       {"zone", "conntrack zone of both directions", "0", kindNumber, maxUint16},
 	fieldState:      {"state", "state of a TCP, SCTP or DCCP connection", "ESTABLISHED", kindState, maxUint8},
 	fieldStatus:     {"status", "status bit, any of several", "assured,!seen_reply", kindStatus, 31},
 	fieldNAT:        {"nat", "address translation: snat, dnat, both, any or none", "snat,both", kindNAT, 0},

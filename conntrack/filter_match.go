@@ -134,7 +134,7 @@ func flowNumber(fl *Flow, field fieldID, now int64) (n uint64, ok bool) {
 	case fieldFlowID:
 		return uint64(fl.ID), true
 	case fieldZone:
-		return uint64(fl.ZoneID()), true
+		return uint64(fl.Zone), true
 	case fieldState:
 		return stateNumber(fl.Orig.Proto, fl.State), fl.Has(AttrState)
 	case fieldNAT:

@@ -49,7 +49,9 @@ func (f Filter) pushdown() pushdown {
 func (c *filterClause) pushdown() pushdown {
 	var p pushdown
 	p.family = c.family()
-	if v, ok := c.exact(fieldZone); ok {
+	// To the kernel a zone of one direction is the flow's zone too, so that it would leave such
+	// flows out where zone 0 is asked for.
+	if v, ok := c.exact(fieldZone); ok && v.lo != 0 {
 		zone := uint16(v.lo)
 		p.zone = &zone
 	}

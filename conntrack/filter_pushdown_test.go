@@ -25,7 +25,7 @@ func TestFilterPushdown(t *testing.T) {
 		{"family=ipv6", pushdown{family: FamilyIPv6}},
 		{"family=ipv4,ipv6", pushdown{}},
 		{"family=!ipv4", pushdown{}},
-		{"zone=0", pushdown{zone: zone(0)}},
+		{"zone=0", pushdown{}}, // the kernel would leave out flows with a zone of one direction
 		{"zone=5,!6", pushdown{zone: zone(5)}},
 		{"zone=5,6", pushdown{}},
 		{"zone=!5", pushdown{}},

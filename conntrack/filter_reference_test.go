@@ -252,7 +252,7 @@ func referenceValue(name, v string, fl *Flow) (is, known bool) {
 	case "id":
 		return referenceNumber(v, uint64(fl.ID)), true
 	case "zone":
-		return referenceNumber(v, uint64(fl.Zone+o.Zone+p.Zone)), true // one of them is set
+		return referenceNumber(v, uint64(fl.Zone)), true
 	case "mark":
 		value, mask, masked := strings.Cut(v, "/")
 		m, _ := strconv.ParseUint(mask, 0, 32)

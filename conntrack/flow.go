@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"cmp"
 	"net/netip"
 	"time"
 )
@@ -83,10 +82,6 @@ func (f *Flow) Family() Family { return f.Orig.Family() }
 
 // Proto returns the flow's protocol.
 func (f *Flow) Proto() Protocol { return f.Orig.Proto }
-
-// ZoneID returns the flow's zone, be it of both directions or of one: the kernel keeps one number,
-// and beside it the directions that it is good for (struct nf_conntrack_zone).
-func (f *Flow) ZoneID() uint16 { return cmp.Or(f.Zone, f.Orig.Zone, f.Reply.Zone) }
 
 // StateName returns the name of the flow's connection state, or "" where it has none.
 func (f *Flow) StateName() string {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,7 +28,7 @@ func TestKernelModifyIsWhole(t *testing.T) {
 	set7 := &conntrack.MaskedLabels{Value: labels(7), Mask: labels(7)}
 	mark9 := &conntrack.MaskedMark{Value: 9, Mask: math.MaxUint32}
 	long, nul, day := strings.Repeat("x", 16), "ft\x00p", 1<<33*time.Second
-	negative := -time.Second
+	negative, zero := -time.Second, time.Duration(0)
 	tests := []struct {
 		name   string
 		change conntrack.Change
@@ -38,6 +39,7 @@ func TestKernelModifyIsWhole(t *testing.T) {
 		{"helper's name too long", conntrack.Change{Labels: set7, Mark: mark9, Helper: &long}, syscall.EINVAL},
 		{"helper's name with a NUL", conntrack.Change{Mark: mark9, Helper: &nul}, syscall.EINVAL},
 		{"timeout beyond 32 bits", conntrack.Change{Mark: mark9, Timeout: &day}, syscall.ERANGE},
+		{"timeout that ends it", conntrack.Change{Mark: mark9, Timeout: &zero}, syscall.ERANGE},
 		{"negative timeout", conntrack.Change{Mark: mark9, Timeout: &negative}, syscall.ERANGE},
 	}
 	for _, tt := range tests {
@@ -150,4 +152,126 @@ func TestKernelReplacePortOfNothing(t *testing.T) {
 	if err != nil || got.Reply.Src != nat.Dst.Addr() {
 		t.Errorf("%v, reply %v", err, got.Reply)
 	}
+}
+
+// TestKernelExpectLimit makes one expectation more than the ftp helper allows: the one there is
+// stays, with its time.
+func TestKernelExpectLimit(t *testing.T) {
+	ns, table := tracking(t)
+	f := flowTo(false, 1)
+	f.Helper = "ftp"
+	master := create(t, table, f)
+	e := conntrack.Expect{Master: master.Orig, Timeout: 77 * time.Second}
+	e.Tuple = conntrack.Tuple{Dst: master.Orig.Src, Proto: conntrack.TCP, DstPort: 41000}
+	first, err := table.CreateExpect(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Tuple.DstPort = 41001
+	if _, err := table.CreateExpect(t.Context(), e); !errors.Is(err, conntrack.ErrExpectLimit) {
+		t.Errorf("second: %v, want ErrExpectLimit", err)
+	}
+	es := agreeExpects(t, ns, table)
+	if len(es) != 1 || es[0].Tuple != first.Tuple || first.Timeout-es[0].Timeout > 5*time.Second {
+		t.Errorf("left: %+v, want %+v", es, first)
+	}
+}
+
+func TestKernelExpectRefused(t *testing.T) {
+	_, table := tracking(t)
+	f := flowTo(false, 1)
+	f.Helper = "Q.931"
+	master := create(t, table, f)
+	for name, tt := range map[string]struct {
+		change func(e *conntrack.Expect)
+		want   error
+	}{
+		"longest timeout":         {func(e *conntrack.Expect) { e.Timeout = 4294967 * time.Second }, nil},
+		"timeout that wraps":      {func(e *conntrack.Expect) { e.Timeout = 4294968 * time.Second }, syscall.ERANGE},
+		"part of a destination":   {func(e *conntrack.Expect) { e.Mask.Dst = netip.MustParseAddr("255.0.0.0") }, syscall.EINVAL},
+		"part of a port":          {func(e *conntrack.Expect) { e.Mask.DstPort = 0xfff0 }, syscall.EINVAL},
+		"flag of the kernel's":    {func(e *conntrack.Expect) { e.Flags = conntrack.ExpectUserspace }, syscall.EINVAL},
+		"nothing of the kernel's": {func(*conntrack.Expect) {}, nil},
+	} {
+		e := conntrack.Expect{Master: master.Orig}
+		e.Tuple = conntrack.Tuple{Dst: master.Orig.Src, Proto: conntrack.UDP, DstPort: uint16(7000 + len(name))}
+		tt.change(&e)
+		made, err := table.CreateExpect(t.Context(), e)
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+		if err == nil && e.Timeout != 0 && e.Timeout-made.Timeout > 5*time.Second {
+			t.Errorf("%s: timeout %v, want %v", name, made.Timeout, e.Timeout)
+		}
+	}
+}
+
+// TestKernelCan holds that what can't be done is known beforehand, and nothing is changed by that.
+func TestKernelCan(t *testing.T) {
+	_, table := tracking(t)
+	udp := func(port uint16) conntrack.Flow {
+		f := conntrack.Flow{Timeout: time.Minute}
+		f.Orig = conntrack.Tuple{
+			Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddr("198.51.100.1"), Proto: conntrack.UDP, SrcPort: port, DstPort: 53,
+		}
+		return f
+	}
+	one, other := create(t, table, udp(1000)), create(t, table, udp(1001))
+	state := uint8(3)
+	if err := table.CanModify(t.Context(), []conntrack.Key{one.Key()}, conntrack.Change{State: &state})[0]; !errors.Is(err, conntrack.ErrNotTCP) {
+		t.Errorf("TCP state: %v", err)
+	}
+	for addrPort, want := range map[string]error{
+		"192.0.2.1:1001":     conntrack.ErrNATTaken, // other's
+		"192.0.2.1:1002":     nil,
+		"[2001:db8::1]:1002": conntrack.ErrIncomplete,
+	} {
+		if err := table.CanReplace(t.Context(), one.Key(), conntrack.NAT{Src: netip.MustParseAddrPort(addrPort)}); !errors.Is(err, want) {
+			t.Errorf("replace by %s: %v, want %v", addrPort, err, want)
+		}
+	}
+	if _, err := table.CanCreate(t.Context(), udp(1001)); !errors.Is(err, conntrack.ErrExists) {
+		t.Errorf("create again: %v", err)
+	}
+	if _, err := table.CanCreate(t.Context(), udp(1002)); err != nil {
+		t.Errorf("create: %v", err)
+	}
+	for _, f := range []conntrack.Flow{one, other} {
+		if got, err := table.Get(t.Context(), f.Key()); err != nil || got.Reply != f.Reply || got.Start != f.Start {
+			t.Errorf("flow is %+v, %v; was %+v", got, err, f)
+		}
+	}
+}
+
+// TestKernelNetNSGone deletes the namespace of an open table and makes another of the same name.
+func TestKernelNetNSGone(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	name := ns.Name() + "-x"
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	ip("netns", "add", name)
+	t.Cleanup(func() { exec.Command("ip", "netns", "del", name).Run() })
+	table, err := conntrack.Open(conntrack.Config{NetNS: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	stats := func(want error) {
+		t.Helper()
+		if _, err := table.Stats(t.Context()); !errors.Is(err, want) {
+			t.Errorf("stats: %v, want %v", err, want)
+		}
+		if _, err := table.Count(t.Context(), conntrack.Filter{}); !errors.Is(err, want) {
+			t.Errorf("count: %v, want %v", err, want)
+		}
+	}
+	stats(nil)
+	ip("netns", "del", name)
+	stats(conntrack.ErrNetNSGone)
+	ip("netns", "add", name)
+	stats(conntrack.ErrNetNSGone)
 }

@@ -45,7 +45,7 @@ func (t *Table) Flush(ctx context.Context, family Family, zone *uint16) (int, er
 		return n, nil
 	}
 	return t.flushMatching(ctx, func(f *Flow) bool {
-		return (family == FamilyAny || f.Family() == family) && (zone == nil || f.ZoneID() == *zone)
+		return (family == FamilyAny || f.Family() == family) && (zone == nil || f.Zone == *zone)
 	})
 }
 

@@ -59,6 +59,8 @@ var (
 	ErrNoKey = errors.New("the key names no flow: it needs a tuple or an id")
 	// ErrAmbiguous says that an id fits more than one flow.
 	ErrAmbiguous = errors.New("more than one flow has this id; give a tuple with it")
+	// ErrNetNSGone says that the namespace was deleted since the table was opened, or made anew.
+	ErrNetNSGone = errors.New("it was deleted or made anew since it was opened")
 	// ErrClosed says that the table was closed.
 	ErrClosed = errors.New("the table is closed")
 )

@@ -87,6 +87,20 @@ func (t *Table) Modify(ctx context.Context, keys []Key, c Change) []error {
 	return wrapAll("modify flow", errs)
 }
 
+// CanModify returns the errors that Modify would give as far as they can be known beforehand, and
+// changes nothing. What only the kernel knows, such as whether there is a helper of that name, is
+// not among it.
+func (t *Table) CanModify(ctx context.Context, keys []Key, c Change) []error {
+	errs := make([]error, len(keys))
+	invalid := c.check()
+	for i, k := range keys {
+		if errs[i] = invalid; invalid == nil {
+			_, errs[i] = t.readForChange(ctx, k, &c)
+		}
+	}
+	return wrapAll("modify flow", errs)
+}
+
 // undo takes back what the kernel may have changed of flows whose change failed in the middle. A
 // status bit or a TCP state is never among it: what fails does so before these are set.
 func (t *Table) undo(ctx context.Context, before []Flow, failed []int, c *Change) {
@@ -116,6 +130,9 @@ func (t *Table) undo(ctx context.Context, before []Flow, failed []int, c *Change
 // check says what the kernel couldn't be told, or would misread.
 func (c *Change) check() error {
 	if c.Timeout != nil {
+		if *c.Timeout < time.Second {
+			return fmt.Errorf("timeout %v: less than a second ends the flow; kill it instead: %w", *c.Timeout, syscall.ERANGE)
+		}
 		if err := checkTimeout(*c.Timeout); err != nil {
 			return err
 		}
@@ -229,10 +246,11 @@ type NAT struct {
 	Src, Dst netip.AddrPort
 }
 
-// check refuses a port where the protocol has none to translate.
+// check refuses a port where the protocol has none to translate. The kernel leaves the keys of
+// GRE alone but for PPTP's, whose flows it makes itself.
 func (n NAT) check(p Protocol) error {
-	src := p.HasPorts() || p == GRE || p.IsICMP() // an ICMP id is translated like a source port
-	dst := p.HasPorts() || p == GRE
+	src := p.HasPorts() || p.IsICMP() // an ICMP id is translated like a source port
+	dst := p.HasPorts()
 	if n.Src.Port() != 0 && !src || n.Dst.Port() != 0 && !dst {
 		return fmt.Errorf("%s has no port to translate: %w", p, syscall.EINVAL)
 	}

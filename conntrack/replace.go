@@ -20,29 +20,52 @@ func (t *Table) Replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
 	return f, opError("replace flow", err)
 }
 
+// CanReplace returns the error that Replace would give as far as it can be known beforehand, and
+// changes nothing.
+func (t *Table) CanReplace(ctx context.Context, k Key, nat NAT) error {
+	_, _, err := t.prepareReplace(ctx, k, nat)
+	return opError("replace flow", err)
+}
+
+// prepareReplace returns the flow as it is and as it shall be.
+func (t *Table) prepareReplace(ctx context.Context, k Key, nat NAT) (old, next Flow, err error) {
+	old, err = t.get(ctx, k)
+	if err != nil {
+		return old, next, err
+	}
+	if err := nat.check(old.Proto()); err != nil {
+		return old, next, err
+	}
+	next = old
+	next.Reply = nat.apply(old.Reply)
+	if next.Reply == old.Reply {
+		return old, next, nil
+	}
+	if err := checkCreate(&next); err != nil {
+		return old, next, err
+	}
+	return old, next, t.isFree(ctx, next.Reply, next.Zone, ErrNATTaken)
+}
+
+// isFree returns taken where a flow has the tuple in one of its directions.
+func (t *Table) isFree(ctx context.Context, tuple Tuple, zone uint16, taken error) error {
+	_, err := t.get(ctx, Key{Orig: tuple, Zone: zone})
+	switch {
+	case err == nil:
+		return taken
+	case errors.Is(err, ErrNotFound):
+		return nil
+	}
+	return err
+}
+
 func (t *Table) replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
-	old, err := t.get(ctx, k)
+	old, next, err := t.prepareReplace(ctx, k, nat)
 	if err != nil {
 		return Flow{}, err
 	}
-	if err := nat.check(old.Proto()); err != nil {
-		return Flow{}, err
-	}
-	next := old
-	next.Reply = nat.apply(old.Reply)
 	if next.Reply == old.Reply {
 		return old, nil
-	}
-	if err := checkCreate(&next); err != nil {
-		return Flow{}, err
-	}
-	// See whether the new reply tuple is free before anything is touched.
-	_, err = t.get(ctx, Key{Reply: next.Reply, Zone: next.Zone})
-	switch {
-	case err == nil:
-		return Flow{}, ErrNATTaken
-	case !errors.Is(err, ErrNotFound):
-		return Flow{}, err
 	}
 	if err := t.Kill(ctx, []Key{old.Key()})[0]; err != nil {
 		return Flow{}, err

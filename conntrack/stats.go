@@ -48,6 +48,9 @@ func (t *Table) sysctlNumber(name string) uint32 {
 // withTimo runs fn with a connection of ti-mo/conntrack, which is what statistics need and no
 // more; closing it ends a request whose ctx ends.
 func (t *Table) withTimo(ctx context.Context, fn func(c *timo.Conn) error) error {
+	if err := t.checkNetNS(); err != nil {
+		return err
+	}
 	cfg := &netlink.Config{}
 	if t.netns != nil {
 		cfg.NetNS = int(t.netns.Fd())

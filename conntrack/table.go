@@ -25,6 +25,7 @@ const idleConns = 16
 // from many goroutines at once; each request has a socket of its own meanwhile.
 type Table struct {
 	netns *os.File // nil: the caller's own
+	path  string   // by which it was opened
 
 	mu     sync.Mutex
 	closed bool
@@ -34,11 +35,12 @@ type Table struct {
 // Open opens the table. It fails where the namespace or the kernel's netlink interface to the
 // table can't be reached; it needs CAP_NET_ADMIN for anything to be answered later.
 func Open(cfg Config) (*Table, error) {
-	netns, err := openNetNS(cfg.NetNS)
+	path := netnsPath(cfg.NetNS)
+	netns, err := openNetNS(path)
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{netns: netns}
+	t := &Table{netns: netns, path: path}
 	c, err := dial(netns)
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
@@ -83,7 +85,31 @@ func (t *Table) Sysctl(name string) (string, error) {
 	return value, nil
 }
 
+// checkNetNS tells whether another namespace has the name of the one that was opened: whoever
+// speaks of it by name means that one. A path that has gone says nothing: it may have been that of
+// a process.
+func (t *Table) checkNetNS() error {
+	if t.netns == nil {
+		return nil
+	}
+	now, err := os.Stat(t.path)
+	gone := errors.Is(err, os.ErrNotExist) && strings.HasPrefix(t.path, netnsDir)
+	if err != nil && !gone {
+		return nil
+	}
+	if !gone {
+		opened, err := t.netns.Stat()
+		if err != nil || os.SameFile(opened, now) {
+			return err
+		}
+	}
+	return fmt.Errorf("network namespace %s: %w", t.path, ErrNetNSGone)
+}
+
 func (t *Table) acquire() (*conn, error) {
+	if err := t.checkNetNS(); err != nil {
+		return nil, err
+	}
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
