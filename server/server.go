@@ -111,12 +111,22 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	if err != nil {
 		return withHint(err)
 	}
+	unlock, err := auth.LockToken(cfg.tokenFile())
+	if err != nil {
+		closeAll(listeners)
+		return withHint(err)
+	}
+	defer unlock()
 	secret := auth.NewToken()
 	if err := auth.WriteToken(cfg.tokenFile(), secret); err != nil {
 		closeAll(listeners)
 		return withHint(err)
 	}
-	defer os.Remove(cfg.tokenFile())
+	defer func() {
+		if err := auth.RemoveToken(cfg.tokenFile(), secret); err != nil {
+			logger.Warn("the token is left behind", "error", err)
+		}
+	}()
 	s := New(cfg, table, secret, logger)
 	s.announce(stdout, listeners)
 	return s.serve(ctx, listeners)
@@ -129,6 +139,8 @@ func withHint(err error) error {
 		return &hintError{err, "run it as root, or with CAP_NET_ADMIN (CAP_SYS_ADMIN for --netns) and a --socket in a folder that is yours"}
 	case errors.Is(err, errInUse):
 		return &hintError{err, "another daemon is there; stop it, or give --listen and --socket of your own"}
+	case errors.Is(err, auth.ErrTokenLocked):
+		return &hintError{err, "each daemon writes its token beside its socket: give this one a --socket in a folder of its own"}
 	}
 	return err
 }
