@@ -64,7 +64,7 @@ func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog
 
 // remote returns where a request came from.
 func remote(r *http.Request) string {
-	if _, ok := unixPeer(r.Context()); ok {
+	if _, ok := unixConnection(r.Context()); ok {
 		return "unix"
 	}
 	return r.RemoteAddr
@@ -136,11 +136,11 @@ func (s *Server) recognise(r *http.Request) (*auth.Principal, *wire.Error) {
 			Hint: "it is made anew at each start of the daemon: read it again from the file named token beside the daemon's socket",
 		}
 	}
-	c, ok := unixPeer(r.Context())
+	c, ok := unixConnection(r.Context())
 	if !ok {
 		return nil, nil
 	}
-	p, err := auth.Peer(c)
+	p, err := c.peer()
 	if err != nil {
 		s.logger.ErrorContext(r.Context(), "peer not known", "error", err)
 	}

@@ -141,6 +141,8 @@ func TestUnixPeer(t *testing.T) {
 	if status, _ := do(t, tcpClient(t), jsonCall(t, r.tcp+"/rpc", "server.whoami", "")); status != 200 {
 		t.Errorf("TCP with the token: %d", status)
 	}
+	// Requests are answered before they are logged.
+	conntracktest.Eventually(t, "three requests are logged", func() bool { return len(f.log.events(t, "request")) >= 3 })
 	if e := f.log.events(t, "request"); len(e) != 3 || e[0]["remote"] != "unix" || !strings.HasPrefix(fmt.Sprint(e[2]["remote"]), "127.0.0.1:") {
 		t.Errorf("events %v", e)
 	}

@@ -184,7 +184,7 @@ func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 		IdleTimeout:       s.timing.idle,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
-		ConnContext:       withPeer,
+		ConnContext:       withConnection,
 	}
 	tasks, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
