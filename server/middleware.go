@@ -37,13 +37,13 @@ type principalNameKey struct{}
 
 func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog, principal string, cut bool, took time.Duration) {
 	level := slog.LevelInfo
-	if strings.HasSuffix(r.URL.Path, "z") && w.status == http.StatusOK { // health checks come all the time
+	if isHealthCheck(r) && w.status == http.StatusOK { // these come all the time
 		level = slog.LevelDebug
 	}
 	attrs := []slog.Attr{
 		slog.String("remote", remote(r)),
 		slog.String("principal", principal),
-		slog.String("http", r.Method+" "+r.URL.Path),
+		slog.String("http", clip(r.Method+" "+r.URL.Path)),
 		slog.Int("status", w.status),
 	}
 	if log.Calls > 0 {
@@ -60,6 +60,21 @@ func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog
 	}
 	attrs = append(attrs, slog.Int64("bytes", w.bytes), slog.Duration("took", took))
 	s.logger.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+func isHealthCheck(r *http.Request) bool {
+	return r.Method == http.MethodGet && (r.URL.Path == healthPath || r.URL.Path == readyPath)
+}
+
+// maxLoggedPath is how many bytes of a request's HTTP method and path are logged: both are the
+// caller's, who needs no token to fill the log with them.
+const maxLoggedPath = 128
+
+func clip(s string) string {
+	if len(s) <= maxLoggedPath {
+		return s
+	}
+	return s[:maxLoggedPath] + "..."
 }
 
 // remote returns where a request came from.

@@ -123,6 +123,31 @@ func TestRequestLog(t *testing.T) {
 	}
 }
 
+// TestRequestLogPath: a path is logged up to a limit, and only health checks are quiet.
+func TestRequestLogPath(t *testing.T) {
+	f := newFixture(t, Config{})
+	h := f.Handler()
+	long := strings.Repeat("x", maxLoggedPath-len("GET /"))
+	for _, c := range []struct{ method, path, want, level string }{
+		{"GET", "/healthz", "GET /healthz", "DEBUG"},
+		{"GET", "/readyz", "GET /readyz", "DEBUG"},
+		{"POST", "/healthz", "POST /healthz", "INFO"},
+		{"GET", "/z", "GET /z", "INFO"},
+		{"GET", "/x/healthz", "GET /x/healthz", "INFO"},
+		{"GET", "/" + long, "GET /" + long, "INFO"},
+		{"GET", "/" + long + "y", "GET /" + long + "...", "INFO"},
+		{"GET", "/" + long + strings.Repeat("y", 10_000), "GET /" + long + "...", "INFO"},
+		{strings.Repeat("M", 10_000), "/", strings.Repeat("M", maxLoggedPath) + "...", "INFO"},
+	} {
+		before := len(f.log.events(t, "request"))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(c.method, c.path, nil))
+		events := f.log.events(t, "request")[before:]
+		if len(events) != 1 || events[0]["http"] != c.want || events[0]["level"] != c.level {
+			t.Errorf("%.20s %.20s: logged %v, want %q at %s", c.method, c.path, events, c.want, c.level)
+		}
+	}
+}
+
 // TestUnixPeer: the daemon's own user needs no token over the socket, another one does.
 func TestUnixPeer(t *testing.T) {
 	if os.Getenv("CTD_TEST_PEER") != "" {

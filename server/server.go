@@ -90,8 +90,8 @@ func (s *Server) Handler() http.Handler {
 	for _, path := range []string{"/rpc", "/RPC2", "/{$}"} {
 		mux.Handle(path, calls)
 	}
-	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET "+healthPath, s.healthz)
+	mux.HandleFunc("GET "+readyPath, s.readyz)
 	mux.HandleFunc("GET /openrpc.json", s.openRPC)
 	return s.logged(s.authenticated(mux))
 }
