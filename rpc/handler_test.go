@@ -359,3 +359,10 @@ func BenchmarkEncoder(b *testing.B) {
 		})
 	}
 }
+
+// TestHintOfOverrun: the sockets' buffers don't depend on net.core.rmem_max, so no hint names it.
+func TestHintOfOverrun(t *testing.T) {
+	if got := ErrorOf(unix.ENOBUFS); !strings.Contains(got.Hint, "try again") || strings.Contains(got.Hint, "rmem_max") {
+		t.Errorf("hint %q", got.Hint)
+	}
+}

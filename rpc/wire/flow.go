@@ -219,7 +219,7 @@ type ModifyResult struct {
 
 // CreateParams are the parameters of conntrack.create: a flow. The reply direction may be left
 // out where no address is translated; where it differs from the inverse of the original, the
-// difference becomes the translation.
+// difference becomes the translation. Family may be left out: it is that of the addresses.
 type CreateParams struct {
 	Flow   Flow `json:"flow" doc:"the flow; protocol, orig and timeout are needed"`
 	DryRun bool `json:"dry_run,omitempty" doc:"only check the flow"`
