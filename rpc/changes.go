@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -278,13 +279,13 @@ func readMark(v any) (*conntrack.MaskedMark, error) {
 	s, ok := idOf(v)
 	value, mask, masked := strings.Cut(s, "/")
 	m := &conntrack.MaskedMark{Mask: ^uint32(0)}
-	n, err := strconv.ParseUint(value, 0, 32)
+	n, valid := wire.ParseUint(value, math.MaxUint32)
 	m.Value = uint32(n)
-	if err == nil && masked {
-		n, err = strconv.ParseUint(mask, 0, 32)
+	if valid && masked {
+		n, valid = wire.ParseUint(mask, math.MaxUint32)
 		m.Mask = uint32(n)
 	}
-	if !ok || err != nil {
+	if !ok || !valid {
 		return nil, invalidParams(`set.mark: want a number from 0 to 4294967295, or "value/mask"`)
 	}
 	if m.Value&^m.Mask != 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -192,8 +193,8 @@ func readExpectID(path string, v any) (uint32, error) {
 		}
 		id = strconv.FormatUint(uint64(w.ID), 10)
 	}
-	n, err := strconv.ParseUint(id, 0, 32)
-	if err != nil || n == 0 {
+	n, ok := wire.ParseUint(id, math.MaxUint32)
+	if !ok || n == 0 {
 		return 0, invalidParams("%s: an expectation is named by its id, a number from 1 to 4294967295; list to find it", path)
 	}
 	return uint32(n), nil

@@ -101,6 +101,7 @@ func TestExpectListAndGet(t *testing.T) {
 			t.Errorf("%s: %+v", params, got)
 		}
 	}
+	a.refused(t, "expect.get", `{"expect": "0b11"}`, wire.InvalidParams, "1 to 4294967295")
 	a.refused(t, "expect.get", `{"expect": 77}`, wire.NotFound, "")
 	a.refused(t, "expect.get", `{"expect": 0}`, wire.InvalidParams, "1 to 4294967295")
 	a.refused(t, "expect.get", `{"expect": {}}`, wire.InvalidParams, "1 to 4294967295")

@@ -3,8 +3,8 @@ package rpc
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,8 +28,8 @@ type selector struct {
 // or tuple. A flow as a list gives it will do: of its members only what names it is looked at.
 func readSelector(path string, v any) (selector, error) {
 	if id, ok := idOf(v); ok {
-		n, err := strconv.ParseUint(id, 0, 32)
-		if err != nil || n == 0 {
+		n, ok := wire.ParseUint(id, math.MaxUint32)
+		if !ok || n == 0 {
 			return selector{}, invalidParams("%s: %s is no id: it is a number from 1 to 4294967295", path, quoted(id))
 		}
 		return selector{key: conntrack.Key{ID: uint32(n)}}, nil
