@@ -168,6 +168,31 @@ func TestAmbiguousID(t *testing.T) {
 	}
 }
 
+// TestSelectorStart: the kernel gives a new flow with the tuple of one that ended the same id, so
+// where the caller gives a start, another start is another flow.
+func TestSelectorStart(t *testing.T) {
+	flow := tcpFlow(1)
+	flow.Start = 1_700_000_000_123_456_789
+	const tuple = `"id": 1, "protocol": "tcp", "orig": {"src": "10.0.0.1", "dst": "192.0.2.1", "sport": 40000, "dport": 443}`
+	for _, named := range []string{`"id": 1`, tuple} {
+		a := newAPI(flow)
+		other := `{` + named + `, "start": "2023-11-14T22:13:20.123456788Z"}`
+		same := `{` + named + `, "start": "2023-11-14T23:13:20.123456789+01:00"}`
+		a.refused(t, "conntrack.get", `{"flow": `+other+`}`, wire.NotFound, "")
+		var killed wire.KillResult
+		a.call(t, "conntrack.kill", `{"flows": [`+other+`]}`, &killed)
+		if killed.Matched != 0 || killed.Killed != 0 {
+			t.Errorf("%s: another flow was killed: %+v", named, killed)
+		}
+		var got wire.Flow
+		a.call(t, "conntrack.get", `{"flow": `+same+`}`, &got)
+		a.call(t, "conntrack.kill", `{"flows": [`+same+`]}`, &killed)
+		if killed.Killed != 1 {
+			t.Errorf("%s: %+v, want it killed", named, killed)
+		}
+	}
+}
+
 func TestModify(t *testing.T) {
 	for _, c := range []struct {
 		name, set string
