@@ -97,6 +97,9 @@ func (l *expectList) stream(ctx context.Context, e encoder) error {
 		if err != nil {
 			return err
 		}
+		if err := e.err(); err != nil {
+			return err // the caller has gone
+		}
 		if f := asFlow(&x); !l.filter.Match(&f) {
 			continue
 		}
