@@ -365,10 +365,20 @@ func readAddrPort(path, s string) (netip.AddrPort, error) {
 		}
 	} else if ap, err := netip.ParseAddrPort(s); err == nil && ap.Addr().Zone() == "" {
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
-	} else if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil && a.Zone() == "" {
+	} else if a, err := netip.ParseAddr(unbracketed(s)); err == nil && a.Zone() == "" {
 		return netip.AddrPortFrom(a.Unmap(), 0), nil
 	}
 	return netip.AddrPort{}, invalidParams("%s: %s is none of address, address:port and :port", path, quoted(s))
+}
+
+// unbracketed returns the IPv6 address between a pair of brackets; every other text as it is.
+func unbracketed(s string) string {
+	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(s, ":") {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			return inner
+		}
+	}
+	return s
 }
 
 func (s *Service) create(ctx context.Context, p *wire.CreateParams) (any, error) {

@@ -289,6 +289,11 @@ func TestModifyRefuses(t *testing.T) {
 		`{"nat": {}}`:                        "src or dst",
 		`{"nat": {"src": "10.0.0"}}`:         "set.nat.src",
 		`{"nat": {"dst": ":0"}}`:             "set.nat.dst",
+		`{"nat": {"dst": "]]1.2.3.4[["}}`:    "set.nat.dst",
+		`{"nat": {"dst": "[1.2.3.4]"}}`:      "set.nat.dst",
+		`{"nat": {"dst": "[[fd00::1]]"}}`:    "set.nat.dst",
+		`{"nat": {"dst": "[fd00::1"}}`:       "set.nat.dst",
+		`{"nat": {"dst": "fd00::1]"}}`:       "set.nat.dst",
 		`{"nat": {"dst": "10.0.0.1:99999"}}`: "set.nat.dst",
 		`{"fixed_timeout": "yes"}`:           "fixed_timeout",
 	} {
