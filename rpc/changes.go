@@ -54,6 +54,7 @@ func (r *killResult) stream(_ context.Context, e encoder) error {
 }
 
 func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
+	CallLogFrom(ctx).reason(p.Reason)
 	sel, err := readSelection(p.Filter, p.Flows, p.All, p.Max)
 	if err != nil {
 		return nil, err
@@ -134,6 +135,7 @@ func (r *modifyResult) stream(_ context.Context, e encoder) error {
 }
 
 func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error) {
+	CallLogFrom(ctx).reason(p.Reason)
 	change, nat, err := readSet(&p.Set)
 	if err != nil {
 		return nil, err

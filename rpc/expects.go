@@ -324,6 +324,7 @@ func (r *expectKillResult) stream(_ context.Context, e encoder) error {
 }
 
 func (s *Service) expectKill(ctx context.Context, p *wire.ExpectKillParams) (any, error) {
+	CallLogFrom(ctx).reason(p.Reason)
 	meant, err := readExpectSelection(p)
 	if err != nil {
 		return nil, err
