@@ -40,9 +40,12 @@ func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog
 	if isHealthCheck(r) && w.status == http.StatusOK { // these come all the time
 		level = slog.LevelDebug
 	}
+	if principal == "" {
+		principal = log.Principal // of a session of pyctd's
+	}
 	attrs := []slog.Attr{
 		slog.String("remote", remote(r)),
-		slog.String("principal", principal),
+		slog.String("principal", clip(principal)),
 		slog.String("http", clip(r.Method+" "+r.URL.Path)),
 		slog.Int("status", w.status),
 	}
@@ -51,6 +54,9 @@ func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog
 			slog.String("protocol", log.Protocol.String()),
 			slog.String("methods", strings.Join(log.Methods, " ")),
 			slog.Int("calls", log.Calls))
+	}
+	if log.Reason != "" {
+		attrs = append(attrs, slog.String("reason", log.Reason))
 	}
 	if log.Code != "" {
 		attrs = append(attrs, slog.Int("failed", log.Failed), slog.String("code", string(log.Code)))
@@ -66,15 +72,15 @@ func isHealthCheck(r *http.Request) bool {
 	return r.Method == http.MethodGet && (r.URL.Path == healthPath || r.URL.Path == readyPath)
 }
 
-// maxLoggedPath is how many bytes of a request's HTTP method and path are logged: both are the
-// caller's, who needs no token to fill the log with them.
-const maxLoggedPath = 128
+// maxLoggedText is how many bytes of a text of the caller's are logged: of HTTP method and path,
+// for which nobody needs a token, and of the name given to pyctd's login.
+const maxLoggedText = 128
 
 func clip(s string) string {
-	if len(s) <= maxLoggedPath {
+	if len(s) <= maxLoggedText {
 		return s
 	}
-	return s[:maxLoggedPath] + "..."
+	return s[:maxLoggedText] + "..."
 }
 
 // remote returns where a request came from.
