@@ -140,7 +140,7 @@ func withHint(err error) error {
 	case errors.Is(err, errInUse):
 		return &hintError{err, "another daemon is there; stop it, or give --listen and --socket of your own"}
 	case errors.Is(err, auth.ErrTokenLocked):
-		return &hintError{err, "each daemon writes its token beside its socket: give this one a --socket in a folder of its own"}
+		return &hintError{err, "each daemon writes its token beside its socket: wait until the other one has ended, or give this one a --socket in a folder of its own"}
 	}
 	return err
 }
