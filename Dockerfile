@@ -24,6 +24,7 @@ RUN CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.ver
  && install -d -o 65532 -g 65532 -m 0755 /out/run/ctd
 
 FROM scratch
+# Without --chown: the folder's owner comes along, and the capability stays on the file.
 COPY --from=build /out /
 USER 65532:65532
 ENV PATH=/usr/bin

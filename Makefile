@@ -10,11 +10,15 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # The version comes from above, so the go command needn't ask git, which may be missing or refuse.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
+# The daemon that tests start. They run as root, who may have neither the user's settings of go nor
+# its caches: nothing is built there.
+TESTENV := CTD_KERNEL_TESTS=1 CTD_BINARY=$(CURDIR)/bin/ctd
+
 # The kernel's table is root's. Only the programs that touch it run as root: what go builds and
 # caches stays the user's.
 ifneq ($(shell id -u),0)
 SUDO := sudo
-EXEC := -exec 'sudo env PATH=$(PATH):/usr/sbin:/sbin CTD_KERNEL_TESTS=1'
+EXEC := -exec 'sudo env "PATH=$(PATH):/usr/sbin:/sbin" $(TESTENV)'
 endif
 
 TOOL := $(GO) tool -modfile=deploy/tools.mod
@@ -33,10 +37,10 @@ run: build ## start the daemon over a small demonstration network (Ctrl-C ends b
 	CGO_ENABLED=0 $(GO) build -o bin/ctd-demo ./deploy/demo
 	@$(SUDO) bin/ctd-demo -ctd bin/ctd
 
-test: ## install what is missing and run every check and test
+test: build ## install what is missing and run every check and test
 	@deploy/dev/install-deps test
 	@$(MAKE) --no-print-directory lint
-	CGO_ENABLED=$(if $(RACE),1,0) CTD_KERNEL_TESTS=1 $(GO) test $(RACE) -count=1 $(EXEC) ./...
+	CGO_ENABLED=$(if $(RACE),1,0) $(TESTENV) $(GO) test $(RACE) -count=1 $(EXEC) ./...
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) deploy/dev/fuzz
@@ -44,7 +48,8 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 bench: build ## measure against conntrack(8) and write docs/benchmarks.md
 	@deploy/dev/install-deps bench
 	CGO_ENABLED=0 $(GO) build -o bin/ctd-bench ./deploy/bench
-	$(SUDO) bin/ctd-bench -ctd bin/ctd -o docs/benchmarks.md $(BENCHFLAGS)
+	$(SUDO) bin/ctd-bench -ctd bin/ctd $(BENCHFLAGS) >bin/benchmarks.md
+	mv bin/benchmarks.md docs/benchmarks.md
 
 lint: ## check format, go vet and staticcheck
 	@GO=$(GO) deploy/dev/gofumpt

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,6 +81,63 @@ func TestWriteToken(t *testing.T) {
 	}
 	if err := WriteToken(filepath.Join(path, "no", "token"), "x"); err == nil {
 		t.Error("wrote into a folder that isn't there")
+	}
+}
+
+func TestRemoveToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	for _, tt := range []struct {
+		name, there string
+		left        bool
+	}{
+		{"one's own", "mine\n", false},
+		{"another's", "another\n", true},
+		{"one that begins like it", "mine2\n", true},
+		{"empty", "", true},
+	} {
+		if err := os.WriteFile(path, []byte(tt.there), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := RemoveToken(path, "mine"); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if b, err := os.ReadFile(path); (err == nil) != tt.left || string(b) != tt.there && tt.left {
+			t.Errorf("%s: %q, %v; want it left: %v", tt.name, b, err, tt.left)
+		}
+	}
+	if err := RemoveToken(filepath.Join(t.TempDir(), "none"), "mine"); err != nil {
+		t.Errorf("none: %v", err)
+	}
+}
+
+func TestLockToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	// What a killed daemon left keeps nobody away.
+	if err := os.WriteFile(path+".lock", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := LockToken(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LockToken(path); !errors.Is(err, ErrTokenLocked) {
+		t.Errorf("the second: %v, want %v", err, ErrTokenLocked)
+	}
+	other, err := LockToken(path + "2")
+	if err != nil {
+		t.Fatalf("another path: %v", err)
+	}
+	other()
+	unlock()
+	if left, _ := filepath.Glob(path + "*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if unlock, err = LockToken(path); err != nil {
+		t.Fatalf("after it was given back: %v", err)
+	}
+	unlock()
+	if _, err := LockToken(filepath.Join(path, "no", "token")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("in a folder that isn't there: %v", err)
 	}
 }
 

@@ -1,13 +1,20 @@
 package auth
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
+
+// ErrTokenLocked says that a daemon that lives has its token in the file.
+var ErrTokenLocked = errors.New("another daemon's token is there")
 
 // tokenFileMode lets only the owner read the token.
 const tokenFileMode = 0o600
@@ -40,6 +47,52 @@ func WriteToken(path, token string) error {
 		return fmt.Errorf("write token: %w", err)
 	}
 	return nil
+}
+
+// RemoveToken removes the file that WriteToken wrote, unless another token is in it now.
+func RemoveToken(path, token string) error {
+	b, err := os.ReadFile(path)
+	if err == nil && string(bytes.TrimSpace(b)) == token {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove token: %w", err)
+	}
+	return nil
+}
+
+// LockToken keeps the file at path for the caller's token until unlock is called or the process
+// ends, however that comes. The lock (flock(2)) is on a file beside it, as the token's own is
+// replaced whole. Where another process has it, the error is ErrTokenLocked.
+func LockToken(path string) (unlock func(), err error) {
+	name := path + ".lock"
+	for {
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, tokenFileMode)
+		if err != nil {
+			return nil, fmt.Errorf("lock token: %w", err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, fmt.Errorf("lock %s: %w", path, ErrTokenLocked)
+			}
+			return nil, fmt.Errorf("lock token: %w", err)
+		}
+		// Who had the lock before may have removed the file since it was opened here.
+		mine, err := f.Stat()
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock token: %w", err)
+		}
+		if there, err := os.Stat(name); err != nil || !os.SameFile(mine, there) {
+			f.Close()
+			continue
+		}
+		return func() {
+			_ = os.Remove(name) // one that stays does no harm
+			f.Close()
+		}, nil
+	}
 }
 
 // Token recognises whoever knows one secret.

@@ -16,7 +16,9 @@ import (
 //
 // The result may stream itself, which happens only when it is written (see write).
 func (r *Registry) Call(ctx context.Context, name string, p Params) (result any, err error) {
-	CallLogFrom(ctx).call(name)
+	log := CallLogFrom(ctx)
+	log.call(name)
+	log.principal(PrincipalFrom(ctx))
 	defer func() {
 		if v := recover(); v != nil {
 			err = panicError(v)

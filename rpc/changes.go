@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -53,6 +54,7 @@ func (r *killResult) stream(_ context.Context, e encoder) error {
 }
 
 func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
+	CallLogFrom(ctx).reason(p.Reason)
 	sel, err := readSelection(p.Filter, p.Flows, p.All, p.Max)
 	if err != nil {
 		return nil, err
@@ -133,6 +135,7 @@ func (r *modifyResult) stream(_ context.Context, e encoder) error {
 }
 
 func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error) {
+	CallLogFrom(ctx).reason(p.Reason)
 	change, nat, err := readSet(&p.Set)
 	if err != nil {
 		return nil, err
@@ -278,13 +281,13 @@ func readMark(v any) (*conntrack.MaskedMark, error) {
 	s, ok := idOf(v)
 	value, mask, masked := strings.Cut(s, "/")
 	m := &conntrack.MaskedMark{Mask: ^uint32(0)}
-	n, err := strconv.ParseUint(value, 0, 32)
+	n, valid := wire.ParseUint(value, math.MaxUint32)
 	m.Value = uint32(n)
-	if err == nil && masked {
-		n, err = strconv.ParseUint(mask, 0, 32)
+	if valid && masked {
+		n, valid = wire.ParseUint(mask, math.MaxUint32)
 		m.Mask = uint32(n)
 	}
-	if !ok || err != nil {
+	if !ok || !valid {
 		return nil, invalidParams(`set.mark: want a number from 0 to 4294967295, or "value/mask"`)
 	}
 	if m.Value&^m.Mask != 0 {
@@ -364,10 +367,20 @@ func readAddrPort(path, s string) (netip.AddrPort, error) {
 		}
 	} else if ap, err := netip.ParseAddrPort(s); err == nil && ap.Addr().Zone() == "" {
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
-	} else if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil && a.Zone() == "" {
+	} else if a, err := netip.ParseAddr(unbracketed(s)); err == nil && a.Zone() == "" {
 		return netip.AddrPortFrom(a.Unmap(), 0), nil
 	}
 	return netip.AddrPort{}, invalidParams("%s: %s is none of address, address:port and :port", path, quoted(s))
+}
+
+// unbracketed returns the IPv6 address between a pair of brackets; every other text as it is.
+func unbracketed(s string) string {
+	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(s, ":") {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			return inner
+		}
+	}
+	return s
 }
 
 func (s *Service) create(ctx context.Context, p *wire.CreateParams) (any, error) {

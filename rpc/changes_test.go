@@ -28,6 +28,7 @@ func TestKill(t *testing.T) {
 		`{"flows": [1], "all": true}`:                   "flows are given",
 		`{"flows": [1, {}]}`:                            "flows[1]",
 		`{"flows": ["x"]}`:                              "flows[0]",
+		`{"flows": ["0o1"]}`:                            "flows[0]",
 		`{"flows": 1}`:                                  "flows",
 		`{"filter": "proto=tcp", "max": -1}`:            "max",
 		`{"filter": "proto=tcp", "dryrun": true}`:       "dry_run",
@@ -167,6 +168,31 @@ func TestAmbiguousID(t *testing.T) {
 	}
 }
 
+// TestSelectorStart: the kernel gives a new flow with the tuple of one that ended the same id, so
+// where the caller gives a start, another start is another flow.
+func TestSelectorStart(t *testing.T) {
+	flow := tcpFlow(1)
+	flow.Start = 1_700_000_000_123_456_789
+	const tuple = `"id": 1, "protocol": "tcp", "orig": {"src": "10.0.0.1", "dst": "192.0.2.1", "sport": 40000, "dport": 443}`
+	for _, named := range []string{`"id": 1`, tuple} {
+		a := newAPI(flow)
+		other := `{` + named + `, "start": "2023-11-14T22:13:20.123456788Z"}`
+		same := `{` + named + `, "start": "2023-11-14T23:13:20.123456789+01:00"}`
+		a.refused(t, "conntrack.get", `{"flow": `+other+`}`, wire.NotFound, "")
+		var killed wire.KillResult
+		a.call(t, "conntrack.kill", `{"flows": [`+other+`]}`, &killed)
+		if killed.Matched != 0 || killed.Killed != 0 {
+			t.Errorf("%s: another flow was killed: %+v", named, killed)
+		}
+		var got wire.Flow
+		a.call(t, "conntrack.get", `{"flow": `+same+`}`, &got)
+		a.call(t, "conntrack.kill", `{"flows": [`+same+`]}`, &killed)
+		if killed.Killed != 1 {
+			t.Errorf("%s: %+v, want it killed", named, killed)
+		}
+	}
+}
+
 func TestModify(t *testing.T) {
 	for _, c := range []struct {
 		name, set string
@@ -176,6 +202,7 @@ func TestModify(t *testing.T) {
 		{"mark", `{"mark": 4294967295}`, func(f *wire.Flow) bool { return *f.Mark == 4294967295 }, false},
 		{"mark zero", `{"mark": 0}`, func(f *wire.Flow) bool { return *f.Mark == 0 }, false},
 		{"mark as text", `{"mark": "0x10"}`, func(f *wire.Flow) bool { return *f.Mark == 16 }, false},
+		{"mark with a leading zero", `{"mark": "010"}`, func(f *wire.Flow) bool { return *f.Mark == 10 }, false},
 		{"mark masked", `{"mark": "0x10/0xff"}`, func(f *wire.Flow) bool { return *f.Mark == 0x110 }, false},
 		{"mark masked zero", `{"mark": "0/0xff00"}`, func(f *wire.Flow) bool { return *f.Mark == 0x01 }, false},
 		{"timeout", `{"timeout": 1234}`, func(f *wire.Flow) bool { return *f.Timeout == 1234 }, true},
@@ -257,9 +284,16 @@ func TestModifyRefuses(t *testing.T) {
 		`{"labels": ["++1"]}`:                "no label",
 		`{"labels": ["one"]}`:                "no label",
 		`{"state": "OPEN"}`:                  "no state",
+		`{"mark": "1_0"}`:                    "set.mark",
+		`{"mark": "1/0b1"}`:                  "set.mark",
 		`{"nat": {}}`:                        "src or dst",
 		`{"nat": {"src": "10.0.0"}}`:         "set.nat.src",
 		`{"nat": {"dst": ":0"}}`:             "set.nat.dst",
+		`{"nat": {"dst": "]]1.2.3.4[["}}`:    "set.nat.dst",
+		`{"nat": {"dst": "[1.2.3.4]"}}`:      "set.nat.dst",
+		`{"nat": {"dst": "[[fd00::1]]"}}`:    "set.nat.dst",
+		`{"nat": {"dst": "[fd00::1"}}`:       "set.nat.dst",
+		`{"nat": {"dst": "fd00::1]"}}`:       "set.nat.dst",
 		`{"nat": {"dst": "10.0.0.1:99999"}}`: "set.nat.dst",
 		`{"fixed_timeout": "yes"}`:           "fixed_timeout",
 	} {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"ctd/rpc/wire"
 )
@@ -43,16 +46,19 @@ func (p Protocol) String() string {
 // CallLog collects what one request did, for the one event that the server logs of it. It
 // belongs to the request's goroutine.
 type CallLog struct {
-	Protocol Protocol
-	Methods  []string  // names in order of their calls, each once, at most maxLoggedMethods
-	Calls    int       // calls of methods, those of a batch or a multicall each
-	Failed   int       // how many of them failed
-	Code     wire.Code // kind of the first failure; empty where there was none
+	Protocol  Protocol
+	Principal string    // name of who called, of the last call where sessions differ; empty for nobody
+	Methods   []string  // names in order of their calls, each once, at most maxLoggedMethods
+	Calls     int       // calls of methods, those of a batch or a multicall each
+	Failed    int       // how many of them failed
+	Code      wire.Code // kind of the first failure; empty where there was none
+	Reason    string    // why, as the first caller of a change who gave a reason says; printable text of at most maxLoggedReason bytes
 }
 
 const (
 	maxLoggedMethods = 10
 	maxLoggedName    = 64
+	maxLoggedReason  = 256
 )
 
 func (l *CallLog) call(method string) {
@@ -64,6 +70,36 @@ func (l *CallLog) call(method string) {
 	if len(l.Methods) < maxLoggedMethods && !slices.Contains(l.Methods, method) {
 		l.Methods = append(l.Methods, method)
 	}
+}
+
+// principal notes who calls.
+func (l *CallLog) principal(p Principal) {
+	if l != nil && p != nil {
+		l.Principal = p.Name()
+	}
+}
+
+// reason notes why a change is made. What can't be printed becomes a question mark, so that no log
+// has a line of the caller's making.
+func (l *CallLog) reason(text string) {
+	if l == nil || l.Reason != "" {
+		return
+	}
+	if len(text) > maxLoggedReason {
+		text = text[:maxLoggedReason]
+		for len(text) > 0 { // no half rune
+			if r, n := utf8.DecodeLastRuneInString(text); r != utf8.RuneError || n != 1 {
+				break
+			}
+			text = text[:len(text)-1]
+		}
+	}
+	l.Reason = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 func (l *CallLog) fail(code wire.Code) {

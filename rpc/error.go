@@ -35,7 +35,7 @@ var kernelTable = [...]kernelRow{
 	{unix.EINVAL, wire.InvalidParams, "the kernel refuses this combination of values"},
 	{unix.ERANGE, wire.InvalidParams, "a value is out of the kernel's range"},
 	{unix.ENOMEM, wire.LimitExceeded, "the table may be full: raise net.netfilter.nf_conntrack_max or kill flows"},
-	{unix.ENOBUFS, wire.LimitExceeded, "the kernel sent faster than the daemon read: try again, or raise net.core.rmem_max"},
+	{unix.ENOBUFS, wire.LimitExceeded, "the kernel sent faster than the daemon read; try again"},
 	{unix.ENOSPC, wire.LimitExceeded, "no room in the entry: labels need a rule with the connlabel match to be loaded when the flow begins"},
 	{unix.EMFILE, wire.LimitExceeded, "the daemon has too many files open: raise its limit"},
 	{unix.ETIMEDOUT, wire.Deadline, "try again"},

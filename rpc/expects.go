@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -95,6 +96,9 @@ func (l *expectList) stream(ctx context.Context, e encoder) error {
 	for x, err := range l.table.Expects(ctx) {
 		if err != nil {
 			return err
+		}
+		if err := e.err(); err != nil {
+			return err // the caller has gone
 		}
 		if f := asFlow(&x); !l.filter.Match(&f) {
 			continue
@@ -192,8 +196,8 @@ func readExpectID(path string, v any) (uint32, error) {
 		}
 		id = strconv.FormatUint(uint64(w.ID), 10)
 	}
-	n, err := strconv.ParseUint(id, 0, 32)
-	if err != nil || n == 0 {
+	n, ok := wire.ParseUint(id, math.MaxUint32)
+	if !ok || n == 0 {
 		return 0, invalidParams("%s: an expectation is named by its id, a number from 1 to 4294967295; list to find it", path)
 	}
 	return uint32(n), nil
@@ -320,6 +324,7 @@ func (r *expectKillResult) stream(_ context.Context, e encoder) error {
 }
 
 func (s *Service) expectKill(ctx context.Context, p *wire.ExpectKillParams) (any, error) {
+	CallLogFrom(ctx).reason(p.Reason)
 	meant, err := readExpectSelection(p)
 	if err != nil {
 		return nil, err

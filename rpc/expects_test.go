@@ -1,7 +1,10 @@
 package rpc
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"testing"
 
@@ -101,6 +104,7 @@ func TestExpectListAndGet(t *testing.T) {
 			t.Errorf("%s: %+v", params, got)
 		}
 	}
+	a.refused(t, "expect.get", `{"expect": "0b11"}`, wire.InvalidParams, "1 to 4294967295")
 	a.refused(t, "expect.get", `{"expect": 77}`, wire.NotFound, "")
 	a.refused(t, "expect.get", `{"expect": 0}`, wire.InvalidParams, "1 to 4294967295")
 	a.refused(t, "expect.get", `{"expect": {}}`, wire.InvalidParams, "1 to 4294967295")
@@ -148,5 +152,33 @@ func TestExpectKillAndFlush(t *testing.T) {
 	a.call(t, "expect.flush", `{"all": true}`, &got)
 	if n, _ := a.table.Count(t.Context(), conntrack.Filter{}); got.Killed != 0 || n != 2 {
 		t.Errorf("flushed %d again, %d flows", got.Killed, n)
+	}
+}
+
+// countedExpects counts the expectations that are taken of it.
+type countedExpects struct {
+	Table
+	taken int
+}
+
+func (t *countedExpects) Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error] {
+	return func(yield func(conntrack.Expect, error) bool) {
+		for x, err := range t.Table.Expects(ctx) {
+			t.taken++
+			if !yield(x, err) {
+				return
+			}
+		}
+	}
+}
+
+// TestExpectListCallerGone: nobody reads on, so the dump ends.
+func TestExpectListCallerGone(t *testing.T) {
+	table := &countedExpects{Table: newExpectAPI(t, 5).table}
+	gone := errors.New("broken pipe")
+	e := &jsonEncoder{sink: sink{w: discarding{}, failed: gone}}
+	l := &expectList{table: table}
+	if err := l.stream(t.Context(), e); !errors.Is(err, gone) || table.taken != 1 {
+		t.Errorf("%v after %d expectations, want %v after 1", err, table.taken, gone)
 	}
 }

@@ -3,8 +3,8 @@ package rpc
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,14 +22,17 @@ type selector struct {
 	key conntrack.Key
 	// reply is the tuple of the reply direction where the caller gave both, to be compared.
 	reply conntrack.Tuple
+	// start is when the flow began where the caller gave it, to be compared: a new flow with the
+	// tuple of one that ended mostly gets its id too.
+	start time.Time
 }
 
 // readSelector reads a flow that the caller names: an id as number or text, or an object with id
 // or tuple. A flow as a list gives it will do: of its members only what names it is looked at.
 func readSelector(path string, v any) (selector, error) {
 	if id, ok := idOf(v); ok {
-		n, err := strconv.ParseUint(id, 0, 32)
-		if err != nil || n == 0 {
+		n, ok := wire.ParseUint(id, math.MaxUint32)
+		if !ok || n == 0 {
 			return selector{}, invalidParams("%s: %s is no id: it is a number from 1 to 4294967295", path, quoted(id))
 		}
 		return selector{key: conntrack.Key{ID: uint32(n)}}, nil
@@ -39,7 +42,7 @@ func readSelector(path string, v any) (selector, error) {
 		return selector{}, err
 	}
 	var s selector
-	s.key.ID, s.key.Zone = f.ID, f.Zone
+	s.key.ID, s.key.Zone, s.start = f.ID, f.Zone, f.Start
 	if f.ID == 0 && f.Orig == nil && f.Reply == nil {
 		return s, invalidParams("%s: the flow needs an id, orig or reply", path)
 	}
@@ -81,7 +84,8 @@ func idOf(v any) (string, bool) {
 
 // fits tells whether f is the flow that the caller named.
 func (s *selector) fits(f *conntrack.Flow) bool {
-	return s.reply.IsZero() || s.reply == f.Reply
+	return (s.reply.IsZero() || s.reply == f.Reply) &&
+		(s.start.IsZero() || s.start.Equal(f.StartTime()))
 }
 
 // readProtocol returns the protocol of a flow, which may be given by name or number.

@@ -136,7 +136,7 @@ var sortKeys = map[string]func(a, b *conntrack.Flow) int{
 	"sport":   func(a, b *conntrack.Flow) int { return cmp.Compare(a.Orig.SrcPort, b.Orig.SrcPort) },
 	"dport":   func(a, b *conntrack.Flow) int { return cmp.Compare(a.Orig.DstPort, b.Orig.DstPort) },
 	"mark":    func(a, b *conntrack.Flow) int { return cmp.Compare(a.Mark, b.Mark) },
-	"zone":    func(a, b *conntrack.Flow) int { return cmp.Compare(a.Zone, b.Zone) },
+	"zone":    func(a, b *conntrack.Flow) int { return cmp.Compare(zoneOf(a), zoneOf(b)) },
 	"proto":   func(a, b *conntrack.Flow) int { return cmp.Compare(a.Proto(), b.Proto()) },
 	"state":   func(a, b *conntrack.Flow) int { return cmp.Compare(a.StateName(), b.StateName()) },
 	"id":      func(a, b *conntrack.Flow) int { return cmp.Compare(a.ID, b.ID) },
@@ -144,6 +144,9 @@ var sortKeys = map[string]func(a, b *conntrack.Flow) int{
 
 func totalBytes(f *conntrack.Flow) uint64   { return f.OrigCounter.Bytes + f.ReplyCounter.Bytes }
 func totalPackets(f *conntrack.Flow) uint64 { return f.OrigCounter.Packets + f.ReplyCounter.Packets }
+
+// zoneOf returns the flow's zone as a filter sees it: also one that is good for one direction only.
+func zoneOf(f *conntrack.Flow) uint16 { return cmp.Or(f.Zone, f.Orig.Zone, f.Reply.Zone) }
 
 // sortsBy tells whether a sort parameter names a field.
 func sortsBy(sort, field string) bool { return sort == field || sort == "-"+field }
@@ -305,7 +308,7 @@ var groupKeys = map[string]func(f *conntrack.Flow) string{
 	"proto": func(f *conntrack.Flow) string { return f.Proto().String() },
 	"state": (*conntrack.Flow).StateName,
 	"mark":  func(f *conntrack.Flow) string { return strconv.FormatUint(uint64(f.Mark), 10) },
-	"zone":  func(f *conntrack.Flow) string { return strconv.Itoa(int(f.Zone)) },
+	"zone":  func(f *conntrack.Flow) string { return strconv.Itoa(int(zoneOf(f))) },
 	"user":  func(f *conntrack.Flow) string { return f.User },
 	"dport": func(f *conntrack.Flow) string {
 		if !f.Proto().HasPorts() {

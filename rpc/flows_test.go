@@ -291,3 +291,21 @@ func TestDumpFails(t *testing.T) {
 		}
 	}
 }
+
+// TestZoneOfOneDirection: sort and count by zone see what the filter sees.
+func TestZoneOfOneDirection(t *testing.T) {
+	flows := tcpFlows(3)
+	flows[0].Orig.Zone, flows[1].Zone = 9, 5
+	a := newAPI(flows...)
+	var list wire.ListResult
+	a.call(t, "conntrack.list", `{"sort": "-zone"}`, &list)
+	if ids(list.Flows) != "[1 2 3]" {
+		t.Errorf("sorted: %s", ids(list.Flows))
+	}
+	var count wire.CountResult
+	a.call(t, "conntrack.count", `{"by": "zone"}`, &count)
+	want := []wire.CountGroup{{Key: "0", Count: 1}, {Key: "5", Count: 1}, {Key: "9", Count: 1}}
+	if diff := cmp.Diff(want, count.Groups); diff != "" {
+		t.Errorf("count (-want +got):\n%s", diff)
+	}
+}

@@ -143,7 +143,7 @@ func TestCallLog(t *testing.T) {
 	r.Header.Set("Content-Type", "application/json")
 	r = r.WithContext(WithCallLog(WithPrincipal(r.Context(), caller{wire.RoleAdmin}), log))
 	NewHandler(f.Registry, HandlerConfig{Logger: slog.New(slog.NewJSONHandler(&text, nil))}).ServeHTTP(httptest.NewRecorder(), r)
-	want := &CallLog{Protocol: JSONRPC, Methods: []string{"sum", "fail", "stream"}, Calls: 4, Failed: 3, Code: wire.Internal}
+	want := &CallLog{Protocol: JSONRPC, Principal: "tester", Methods: []string{"sum", "fail", "stream"}, Calls: 4, Failed: 3, Code: wire.Internal}
 	if diff := cmp.Diff(want, log); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
@@ -357,5 +357,12 @@ func BenchmarkEncoder(b *testing.B) {
 				encodeSample(c.e)
 			}
 		})
+	}
+}
+
+// TestHintOfOverrun: the sockets' buffers don't depend on net.core.rmem_max, so no hint names it.
+func TestHintOfOverrun(t *testing.T) {
+	if got := ErrorOf(unix.ENOBUFS); !strings.Contains(got.Hint, "try again") || strings.Contains(got.Hint, "rmem_max") {
+		t.Errorf("hint %q", got.Hint)
 	}
 }

@@ -111,6 +111,7 @@ func (p *pyctd) login(ctx context.Context, args []any) (any, error) {
 		}
 	}
 	sid := rand.Text()
+	CallLogFrom(ctx).principal(principal)
 	p.sessions[sid] = &pyctdSession{
 		principal: principal, used: p.now(),
 		handles: make(map[flowKey]uint32), flows: make(map[uint32]conntrack.Key),
@@ -141,7 +142,7 @@ func (p *pyctd) expire() {
 
 // session returns the session that the first argument names, if its caller has a role, and
 // renews it. An id that isn't known and one that has ended look the same.
-func (p *pyctd) session(args []any, role wire.Role) (*pyctdSession, error) {
+func (p *pyctd) session(ctx context.Context, args []any, role wire.Role) (*pyctdSession, error) {
 	unknown := &wire.Error{Code: wire.Unauthenticated, Message: "no such session", Hint: "call login again"}
 	if len(args) == 0 {
 		return nil, unknown
@@ -155,6 +156,7 @@ func (p *pyctd) session(args []any, role wire.Role) (*pyctdSession, error) {
 		return nil, unknown
 	}
 	s.used = p.now()
+	CallLogFrom(ctx).principal(s.principal)
 	if !s.principal.May(role) {
 		return nil, &wire.Error{
 			Code: wire.PermissionDenied, Message: "this needs the role " + role,
@@ -171,8 +173,8 @@ func (p *pyctd) renew(s *pyctdSession) {
 	s.used = p.now()
 }
 
-func (p *pyctd) view(_ context.Context, args []any) (any, error) {
-	s, err := p.session(args, wire.RoleViewer)
+func (p *pyctd) view(ctx context.Context, args []any) (any, error) {
+	s, err := p.session(ctx, args, wire.RoleViewer)
 	if err != nil {
 		return nil, err
 	}
@@ -323,7 +325,7 @@ func (v *pyctdView) address(e encoder, name string, a netip.Addr) {
 const nothing = ""
 
 func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
-	s, err := p.session(args, wire.RoleOperator)
+	s, err := p.session(ctx, args, wire.RoleOperator)
 	if err != nil {
 		return nil, err
 	}
@@ -390,7 +392,7 @@ func pyctdNumber(name string, v any, most uint32) (uint32, error) {
 }
 
 func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
-	s, err := p.session(args, wire.RoleOperator)
+	s, err := p.session(ctx, args, wire.RoleOperator)
 	if err != nil {
 		return nil, err
 	}

@@ -116,8 +116,9 @@ func resolve(ctx context.Context, t Table, named []selector) ([]conntrack.Flow, 
 			if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
 				return nil, err
 			}
-			ok = err == nil && s.fits(&f)
+			ok = err == nil
 		}
+		ok = ok && s.fits(&f)
 		key := flowKey{f.ID, f.Orig}
 		if ok && !f.Orig.IsZero() && !seen[key] {
 			seen[key] = true

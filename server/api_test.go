@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -141,5 +142,35 @@ func walkRefs(v any, fn func(ref string)) {
 			}
 			walkRefs(item, fn)
 		}
+	}
+}
+
+// TestFilterExamples: the daemon takes every filter that docs/filter.md shows.
+func TestFilterExamples(t *testing.T) {
+	doc, err := os.ReadFile("../docs/filter.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newFixture(t, Config{}, tcpFlow(1)).start(t)
+	client := tcpClient(t)
+	n := 0
+	for _, m := range regexp.MustCompile("(?ms)^```(filter|json)\n(.*?)^```$").FindAllStringSubmatch(string(doc), -1) {
+		for line := range strings.Lines(m[2]) {
+			n++
+			filter := strings.TrimSpace(line)
+			if m[1] == "filter" {
+				quoted, err := json.Marshal(filter)
+				if err != nil {
+					t.Fatal(err)
+				}
+				filter = string(quoted)
+			}
+			if status, body := do(t, client, jsonCall(t, r.tcp+"/rpc", "conntrack.count", `{"filter":`+filter+`}`)); status != 200 || !strings.Contains(body, `"count":`) {
+				t.Errorf("%s: %d %s", filter, status, body)
+			}
+		}
+	}
+	if n < 10 {
+		t.Errorf("found only %d examples", n)
 	}
 }

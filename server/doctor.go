@@ -165,15 +165,16 @@ func effectiveCapabilities() (uint64, error) {
 }
 
 // checkActive looks whether anything makes the kernel track connections in this namespace: it
-// does so only while a rule asks for it.
+// does so only while a rule asks for it. Entries alone show nothing, as they outlive the rule.
 func (s *Server) checkActive(ctx context.Context) wire.Finding {
 	f := wire.Finding{Check: "active", Severity: severityOK}
-	stats, err := s.table.Stats(ctx)
-	if err == nil && stats.Entries > 0 {
-		f.Message = fmt.Sprintf("connections are tracked: %d entries", stats.Entries)
-		return f
+	held, n := "the table is empty", 0
+	if stats, err := s.table.Stats(ctx); err != nil {
+		held = "the table does not answer"
+	} else if n = int(stats.Entries); n > 0 {
+		held = "the table has " + entries(n)
 	}
-	legacy, err := s.legacyTables()
+	legacy, unread, err := s.legacyTables()
 	rule := ""
 	if slices.Contains(legacy, "nat") {
 		rule = "the nat table of iptables"
@@ -182,19 +183,37 @@ func (s *Server) checkActive(ctx context.Context) wire.Finding {
 	}
 	switch {
 	case rule != "":
-		f.Message = "connections are tracked, because of " + rule + "; there are none now"
+		f.Message = "connections are tracked, because of " + rule + "; " + held
+		return f
 	case err != nil:
-		f.Severity, f.Message = severityInfo, "the table is empty, and the rules could not be read: "+reason(err)
+		f.Severity, f.Message = severityInfo, held+", and the rules could not be read: "+reason(err)
+		return f
 	case len(legacy) > 0:
 		f.Severity = severityInfo
-		f.Message = "the table is empty, and no rule of nft makes the kernel track connections; whether one of iptables-legacy does " +
+		f.Message = held + ", and no rule of nft makes the kernel track connections; whether one of iptables-legacy does " +
 			"(table " + strings.Join(legacy, ", ") + ") can't be told: see iptables-legacy-save and ip6tables-legacy-save"
+		return f
+	case unread:
+		f.Severity = severityWarning
+		f.Message = held + ", and no rule of nft makes the kernel track connections; whether one of iptables-legacy does only root may read"
 	default:
 		f.Severity = severityError
-		f.Message = "no rule in this namespace makes the kernel track connections, so the table stays empty"
-		f.Mend = s.inNetNS(`nft -f - <<< 'table inet track { chain c { type filter hook prerouting priority 0; ct state new; }; chain o { type filter hook output priority 0; ct state new; }; }'`)
+		f.Message = held + ", and no rule in this namespace makes the kernel track connections"
 	}
+	if n > 0 {
+		f.Severity = severityInfo
+		f.Message += "; what there is may be left over"
+	}
+	// One word of the shell's, so that nothing of it depends on which shell that is.
+	f.Mend = s.inNetNS(`nft 'table inet track { chain c { type filter hook prerouting priority 0; ct state new; }; chain o { type filter hook output priority 0; ct state new; }; }'`)
 	return f
+}
+
+func entries(n int) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
 }
 
 // reason is an error without the wrapping that only a developer understands.
@@ -268,13 +287,16 @@ var trackingExtensions = map[string]bool{
 }
 
 // legacyTables returns the xtables tables that are loaded without nft. The kernel lists their
-// names; of them the nat table tracks by itself.
-func (s *Server) legacyTables() (tables []string, err error) {
+// names, to root alone: unread says that it didn't to this process. Of them the nat table tracks
+// by itself.
+func (s *Server) legacyTables() (tables []string, unread bool, err error) {
 	err = s.table.InNetNS(func() error {
 		for _, name := range []string{"ip_tables_names", "ip6_tables_names"} {
-			// The file isn't there where xtables is not, and only root may read it.
 			b, err := os.ReadFile("/proc/thread-self/net/" + name)
-			if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+			switch {
+			case errors.Is(err, os.ErrPermission):
+				unread = true
+			case err != nil && !errors.Is(err, os.ErrNotExist): // it isn't there where xtables is not
 				return err
 			}
 			tables = append(tables, strings.Fields(string(b))...)
@@ -282,5 +304,5 @@ func (s *Server) legacyTables() (tables []string, err error) {
 		return nil
 	})
 	slices.Sort(tables)
-	return slices.Compact(tables), err
+	return slices.Compact(tables), unread, err
 }

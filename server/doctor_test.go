@@ -1,13 +1,18 @@
 package server
 
 import (
+	"os"
 	"os/exec"
+	"os/user"
 	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"ctd/clients/ctdclient"
 	"ctd/conntrack"
 	"ctd/conntrack/conntracktest"
 	"ctd/rpc/wire"
@@ -98,7 +103,7 @@ func kernelServer(t testing.TB, netns string) *Server {
 	return New(Config{NetNS: netns, Socket: "ctd.sock"}, table, secret, nil)
 }
 
-// TestDoctorMends: each command that the doctor gives, run by bash as it is, mends what it found.
+// TestDoctorMends: each command that the doctor gives, run by sh as it is, mends what it found.
 func TestDoctorMends(t *testing.T) {
 	ns := conntracktest.NewNS(t)
 	for _, sysctl := range []string{"acct", "timestamp", "events"} {
@@ -114,7 +119,7 @@ func TestDoctorMends(t *testing.T) {
 			t.Errorf("%s: %+v, want %s and how to mend it", check, got, severity)
 			continue
 		}
-		if out, err := exec.Command("bash", "-c", got.Mend).CombinedOutput(); err != nil {
+		if out, err := exec.Command("sh", "-c", got.Mend).CombinedOutput(); err != nil {
 			t.Errorf("%s: %s: %v %s", check, got.Mend, err, out)
 		}
 		if got := finding(t, s, check); got.Severity != severityOK || got.Mend != "" {
@@ -126,8 +131,86 @@ func TestDoctorMends(t *testing.T) {
 	if lines := kernel(t, ns, "127.0.0.1"); len(lines) != 1 {
 		t.Errorf("conntrack(8) shows %q", lines)
 	}
-	if got := finding(t, s, "active"); got.Severity != severityOK || !strings.Contains(got.Message, "1 entries") {
+	if got := finding(t, s, "active"); got.Severity != severityOK || !strings.HasSuffix(got.Message, "the table has 1 entry") {
 		t.Errorf("active: %+v", got)
+	}
+	// The entry outlives the rules.
+	ns.Nft("flush ruleset")
+	if got := finding(t, s, "active"); got.Severity != severityInfo || got.Mend == "" || !strings.Contains(got.Message, "the table has 1 entry") || !strings.Contains(got.Message, "left over") {
+		t.Errorf("active with what is left over: %+v", got)
+	}
+}
+
+// TestDoctorUnprivileged: a daemon that isn't root and has CAP_NET_ADMIN alone, as systemd runs
+// it, finds the rules of nft all the same, and says what it can't see.
+func TestDoctorUnprivileged(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(nobody.Uid)
+	gid, _ := strconv.Atoi(nobody.Gid)
+	dir, err := os.MkdirTemp("", "ctd-doctor-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chown(dir, uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	sock := dir + "/ctd.sock"
+	c := exec.Command(program(t), "serve", "--socket", sock, "--no-listen")
+	var log logBuffer
+	c.Dir, c.Stdout, c.Stderr = "/", &log, &log
+	c.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN},
+	}
+	ns.Do(func() { err = c.Start() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = c.Process.Signal(syscall.SIGTERM)
+		if err := c.Wait(); err != nil {
+			t.Errorf("%v\n%s", err, log.String())
+		}
+	}()
+	conntracktest.Eventually(t, "the daemon is ready", func() bool { return strings.Contains(log.String(), "is ready") })
+	client, err := ctdclient.New(ctdclient.Config{Server: "unix://" + sock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	active := func() (found wire.Finding) {
+		t.Helper()
+		result, err := client.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range result.Findings {
+			switch f.Check {
+			case "active":
+				found = f
+			case "capabilities":
+				if f.Severity != severityOK {
+					t.Errorf("%+v", f)
+				}
+			}
+		}
+		return found
+	}
+	// Where the kernel has no xtables there is nothing that root alone could read.
+	want := severityError
+	if _, err := os.Stat("/proc/net/ip_tables_names"); err == nil {
+		want = severityWarning
+	}
+	if got := active(); got.Severity != want || got.Mend == "" {
+		t.Errorf("without a rule: %+v, want %s", got, want)
+	}
+	ns.Conntrack()
+	if got := active(); got.Severity != severityOK || !strings.Contains(got.Message, "nft table") {
+		t.Errorf("with a rule of nft: %+v", got)
 	}
 }
 

@@ -10,6 +10,12 @@ import (
 	"ctd/rpc/wire"
 )
 
+// Where health checks ask.
+const (
+	healthPath = "/healthz"
+	readyPath  = "/readyz"
+)
+
 // readyTimeout bounds the look at whether the table answers.
 const readyTimeout = 2 * time.Second
 

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,7 +34,7 @@ func listenAll(cfg *Config) (listeners []net.Listener, err error) {
 	if err != nil {
 		return nil, err
 	}
-	listeners = append(listeners, l)
+	listeners = append(listeners, newLimitListener(l, maxConnections))
 	for _, address := range cfg.Listen {
 		l, err := net.Listen("tcp", address)
 		if errors.Is(err, syscall.EADDRINUSE) {
@@ -44,7 +43,7 @@ func listenAll(cfg *Config) (listeners []net.Listener, err error) {
 		if err != nil {
 			return listeners, fmt.Errorf("listen: %w", err)
 		}
-		listeners = append(listeners, l)
+		listeners = append(listeners, newLimitListener(l, maxConnections))
 	}
 	return listeners, nil
 }
@@ -94,19 +93,4 @@ func closeAll(listeners []net.Listener) {
 	for _, l := range listeners {
 		l.Close()
 	}
-}
-
-// peerKey is the context key of the connection of a request.
-type peerKey struct{}
-
-// withPeer keeps the connection in the context of its requests, so that the peer of a Unix
-// socket can be asked for.
-func withPeer(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, peerKey{}, c)
-}
-
-// unixPeer returns the connection of a request if it came over a Unix socket.
-func unixPeer(ctx context.Context) (*net.UnixConn, bool) {
-	c, ok := ctx.Value(peerKey{}).(*net.UnixConn)
-	return c, ok
 }

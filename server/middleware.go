@@ -37,13 +37,16 @@ type principalNameKey struct{}
 
 func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog, principal string, cut bool, took time.Duration) {
 	level := slog.LevelInfo
-	if strings.HasSuffix(r.URL.Path, "z") && w.status == http.StatusOK { // health checks come all the time
+	if isHealthCheck(r) && w.status == http.StatusOK { // these come all the time
 		level = slog.LevelDebug
+	}
+	if principal == "" {
+		principal = log.Principal // of a session of pyctd's
 	}
 	attrs := []slog.Attr{
 		slog.String("remote", remote(r)),
-		slog.String("principal", principal),
-		slog.String("http", r.Method+" "+r.URL.Path),
+		slog.String("principal", clip(principal)),
+		slog.String("http", clip(r.Method+" "+r.URL.Path)),
 		slog.Int("status", w.status),
 	}
 	if log.Calls > 0 {
@@ -51,6 +54,9 @@ func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog
 			slog.String("protocol", log.Protocol.String()),
 			slog.String("methods", strings.Join(log.Methods, " ")),
 			slog.Int("calls", log.Calls))
+	}
+	if log.Reason != "" {
+		attrs = append(attrs, slog.String("reason", log.Reason))
 	}
 	if log.Code != "" {
 		attrs = append(attrs, slog.Int("failed", log.Failed), slog.String("code", string(log.Code)))
@@ -62,9 +68,24 @@ func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog
 	s.logger.LogAttrs(r.Context(), level, "request", attrs...)
 }
 
+func isHealthCheck(r *http.Request) bool {
+	return r.Method == http.MethodGet && (r.URL.Path == healthPath || r.URL.Path == readyPath)
+}
+
+// maxLoggedText is how many bytes of a text of the caller's are logged: of HTTP method and path,
+// for which nobody needs a token, and of the name given to pyctd's login.
+const maxLoggedText = 128
+
+func clip(s string) string {
+	if len(s) <= maxLoggedText {
+		return s
+	}
+	return s[:maxLoggedText] + "..."
+}
+
 // remote returns where a request came from.
 func remote(r *http.Request) string {
-	if _, ok := unixPeer(r.Context()); ok {
+	if _, ok := unixConnection(r.Context()); ok {
 		return "unix"
 	}
 	return r.RemoteAddr
@@ -136,11 +157,11 @@ func (s *Server) recognise(r *http.Request) (*auth.Principal, *wire.Error) {
 			Hint: "it is made anew at each start of the daemon: read it again from the file named token beside the daemon's socket",
 		}
 	}
-	c, ok := unixPeer(r.Context())
+	c, ok := unixConnection(r.Context())
 	if !ok {
 		return nil, nil
 	}
-	p, err := auth.Peer(c)
+	p, err := c.peer()
 	if err != nil {
 		s.logger.ErrorContext(r.Context(), "peer not known", "error", err)
 	}

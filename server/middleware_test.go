@@ -82,7 +82,7 @@ func TestRequestLog(t *testing.T) {
 	}{
 		{
 			"one call", "application/json", `{"jsonrpc":"2.0","id":1,"method":"conntrack.count"}`,
-			map[string]any{"protocol": "json-rpc", "methods": "conntrack.count", "calls": 1.0, "status": 200.0, "failed": nil, "code": nil, "cut": nil},
+			map[string]any{"protocol": "json-rpc", "methods": "conntrack.count", "calls": 1.0, "status": 200.0, "failed": nil, "code": nil, "cut": nil, "reason": nil},
 		},
 		{
 			"batch", "application/json", `[{"jsonrpc":"2.0","id":1,"method":"conntrack.get","params":[9]},{"jsonrpc":"2.0","id":2,"method":"conntrack.count"}]`,
@@ -92,6 +92,10 @@ func TestRequestLog(t *testing.T) {
 			"pyctd's password", "text/xml",
 			`<methodCall><methodName>login</methodName><params><param><value>jane</value></param><param><value>` + secret + `</value></param></params></methodCall>`,
 			map[string]any{"protocol": "xml-rpc", "methods": "login", "failed": nil},
+		},
+		{
+			"reason", "application/json", `{"jsonrpc":"2.0","id":1,"method":"conntrack.kill","params":{"filter":"src=10.99.0.1","reason":"ticket 4711"}}`,
+			map[string]any{"methods": "conntrack.kill", "reason": "ticket 4711", "failed": nil},
 		},
 		{"malformed", "application/json", `{`, map[string]any{"code": "parse_error", "failed": 1.0, "methods": nil, "protocol": nil}},
 		{"no protocol", "text/plain", `x`, map[string]any{"status": 415.0, "code": "unsupported"}},
@@ -123,6 +127,75 @@ func TestRequestLog(t *testing.T) {
 	}
 }
 
+// TestRequestLogSession: a request of a session of pyctd's is logged with the name of its login.
+func TestRequestLogSession(t *testing.T) {
+	f := newFixture(t, Config{}, tcpFlow(1))
+	h := f.Handler()
+	call := func(method string, params ...string) string {
+		t.Helper()
+		body := `<methodCall><methodName>` + method + `</methodName><params>`
+		for _, p := range params {
+			body += `<param><value>` + p + `</value></param>`
+		}
+		r := httptest.NewRequest(http.MethodPost, "/RPC2", strings.NewReader(body+`</params></methodCall>`))
+		r.Header.Set("Content-Type", "text/xml")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Body.String()
+	}
+	long := strings.Repeat("j", maxLoggedText)
+	for user, want := range map[string]string{"jane": "jane", long: long, long + "x": long + "..."} {
+		answer := call("login", user, secret)
+		_, sid, _ := strings.Cut(answer, "<string>")
+		sid, _, ok := strings.Cut(sid, "</string>")
+		if !ok {
+			t.Fatalf("login: %s", answer)
+		}
+		before := len(f.log.events(t, "request"))
+		call("view", sid)
+		events := f.log.events(t, "request")[before:]
+		if len(events) != 1 || events[0]["principal"] != want || events[0]["methods"] != "view" || events[0]["code"] != nil {
+			t.Errorf("logged %v, want %q", events, want)
+		}
+	}
+	call("login", "jane", "wrong")
+	call("view", "guess")
+	events := f.log.events(t, "request")
+	for _, e := range events[len(events)-2:] {
+		if e["principal"] != "" || e["code"] != "unauthenticated" {
+			t.Errorf("of nobody: %v", e)
+		}
+	}
+	if strings.Contains(f.log.String(), secret) {
+		t.Error("a secret is in the log")
+	}
+}
+
+// TestRequestLogPath: a path is logged up to a limit, and only health checks are quiet.
+func TestRequestLogPath(t *testing.T) {
+	f := newFixture(t, Config{})
+	h := f.Handler()
+	long := strings.Repeat("x", maxLoggedText-len("GET /"))
+	for _, c := range []struct{ method, path, want, level string }{
+		{"GET", "/healthz", "GET /healthz", "DEBUG"},
+		{"GET", "/readyz", "GET /readyz", "DEBUG"},
+		{"POST", "/healthz", "POST /healthz", "INFO"},
+		{"GET", "/z", "GET /z", "INFO"},
+		{"GET", "/x/healthz", "GET /x/healthz", "INFO"},
+		{"GET", "/" + long, "GET /" + long, "INFO"},
+		{"GET", "/" + long + "y", "GET /" + long + "...", "INFO"},
+		{"GET", "/" + long + strings.Repeat("y", 10_000), "GET /" + long + "...", "INFO"},
+		{strings.Repeat("M", 10_000), "/", strings.Repeat("M", maxLoggedText) + "...", "INFO"},
+	} {
+		before := len(f.log.events(t, "request"))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(c.method, c.path, nil))
+		events := f.log.events(t, "request")[before:]
+		if len(events) != 1 || events[0]["http"] != c.want || events[0]["level"] != c.level {
+			t.Errorf("%.20s %.20s: logged %v, want %q at %s", c.method, c.path, events, c.want, c.level)
+		}
+	}
+}
+
 // TestUnixPeer: the daemon's own user needs no token over the socket, another one does.
 func TestUnixPeer(t *testing.T) {
 	if os.Getenv("CTD_TEST_PEER") != "" {
@@ -141,6 +214,8 @@ func TestUnixPeer(t *testing.T) {
 	if status, _ := do(t, tcpClient(t), jsonCall(t, r.tcp+"/rpc", "server.whoami", "")); status != 200 {
 		t.Errorf("TCP with the token: %d", status)
 	}
+	// Requests are answered before they are logged.
+	conntracktest.Eventually(t, "three requests are logged", func() bool { return len(f.log.events(t, "request")) >= 3 })
 	if e := f.log.events(t, "request"); len(e) != 3 || e[0]["remote"] != "unix" || !strings.HasPrefix(fmt.Sprint(e[2]["remote"]), "127.0.0.1:") {
 		t.Errorf("events %v", e)
 	}

@@ -51,6 +51,20 @@ func TestStaleSocket(t *testing.T) {
 		t.Errorf("the second daemon wrote its token over the first one's: %v", err)
 	}
 
+	// Two in one folder would write their tokens over each other's.
+	c := exec.Command(program(t), "serve", "--netns", ns.Name(), "--socket", dir+"/other.sock", "--no-listen")
+	out, err := c.CombinedOutput()
+	if c.ProcessState.ExitCode() != int(wire.ExitOther) || !strings.Contains(string(out), "another daemon's token") || !strings.Contains(string(out), "hint: ") {
+		t.Errorf("a second daemon in one folder: %v %s", err, out)
+	}
+	if _, err := os.Lstat(dir + "/other.sock"); err == nil {
+		t.Error("it left its socket behind")
+	}
+	if token, err := os.ReadFile(dir + "/token"); err != nil || strings.TrimSpace(string(token)) != first.token {
+		t.Errorf("the second daemon's end took the first one's token: %v", err)
+	}
+	answers(first)
+
 	first.end(syscall.SIGKILL)
 	for _, name := range []string{"ctd.sock", "token"} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
@@ -77,7 +91,7 @@ func TestStaleSocket(t *testing.T) {
 	if second.status != nil {
 		t.Errorf("ended by SIGTERM: %v", second.status)
 	}
-	for _, name := range []string{"ctd.sock", "token"} {
+	for _, name := range []string{"ctd.sock", "token", "token.lock"} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			t.Errorf("left behind: %s", name)
 		}

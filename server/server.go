@@ -90,8 +90,8 @@ func (s *Server) Handler() http.Handler {
 	for _, path := range []string{"/rpc", "/RPC2", "/{$}"} {
 		mux.Handle(path, calls)
 	}
-	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET "+healthPath, s.healthz)
+	mux.HandleFunc("GET "+readyPath, s.readyz)
 	mux.HandleFunc("GET /openrpc.json", s.openRPC)
 	return s.logged(s.authenticated(mux))
 }
@@ -111,12 +111,22 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	if err != nil {
 		return withHint(err)
 	}
+	unlock, err := auth.LockToken(cfg.tokenFile())
+	if err != nil {
+		closeAll(listeners)
+		return withHint(err)
+	}
+	defer unlock()
 	secret := auth.NewToken()
 	if err := auth.WriteToken(cfg.tokenFile(), secret); err != nil {
 		closeAll(listeners)
 		return withHint(err)
 	}
-	defer os.Remove(cfg.tokenFile())
+	defer func() {
+		if err := auth.RemoveToken(cfg.tokenFile(), secret); err != nil {
+			logger.Warn("the token is left behind", "error", err)
+		}
+	}()
 	s := New(cfg, table, secret, logger)
 	s.announce(stdout, listeners)
 	return s.serve(ctx, listeners)
@@ -129,6 +139,8 @@ func withHint(err error) error {
 		return &hintError{err, "run it as root, or with CAP_NET_ADMIN (CAP_SYS_ADMIN for --netns) and a --socket in a folder that is yours"}
 	case errors.Is(err, errInUse):
 		return &hintError{err, "another daemon is there; stop it, or give --listen and --socket of your own"}
+	case errors.Is(err, auth.ErrTokenLocked):
+		return &hintError{err, "each daemon writes its token beside its socket: wait until the other one has ended, or give this one a --socket in a folder of its own"}
 	}
 	return err
 }
@@ -172,7 +184,7 @@ func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 		IdleTimeout:       s.timing.idle,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
-		ConnContext:       withPeer,
+		ConnContext:       withConnection,
 	}
 	tasks, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {

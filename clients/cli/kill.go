@@ -34,7 +34,9 @@ type killCmd struct {
 }
 
 func (killCmd) Help() string {
-	return `A flow is compared by id and addresses, so that one that took its place is spared.
+	return `The kernel compares a flow's id and addresses before it deletes it. A new connection with the
+same addresses and ports may have the same id; it is told apart by its start alone, where the
+caller's flow has one (-o json) and net.netfilter.nf_conntrack_timestamp is on.
 
 Examples:
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -99,8 +100,8 @@ func setTuple(t *wire.Tuple, p pair) (ok bool, err error) {
 
 // parse reads an unsigned number, decimal or 0x.
 func parse[T uint8 | uint16 | uint32](p pair) (*T, error) {
-	n, err := strconv.ParseUint(p.value, 0, 32)
-	if err != nil || uint64(T(n)) != n {
+	n, ok := wire.ParseUint(p.value, uint64(^T(0)))
+	if !ok {
 		return nil, usagef("%s=%s: want a number from 0 to %d", p.key, p.value, ^T(0))
 	}
 	v := T(n)
@@ -218,11 +219,11 @@ func badTime(text string) error {
 // mark reads a mark: a number, or value/mask, which stays text.
 func mark(text string) (any, error) {
 	value, mask, masked := strings.Cut(text, "/")
-	n, err := strconv.ParseUint(value, 0, 32)
-	if err == nil && masked {
-		_, err = strconv.ParseUint(mask, 0, 32)
+	n, ok := wire.ParseUint(value, math.MaxUint32)
+	if ok && masked {
+		_, ok = wire.ParseUint(mask, math.MaxUint32)
 	}
-	if err != nil {
+	if !ok {
 		return nil, usagef("mark %q: want a number or value/mask, e.g. 0x10/0xff", text)
 	}
 	if masked {

@@ -33,13 +33,13 @@ func TestSeconds(t *testing.T) {
 
 func TestMark(t *testing.T) {
 	for text, want := range map[string]any{
-		"0": uint32(0), "0x10": uint32(16), "4294967295": uint32(1<<32 - 1), "0x10/0xff": "0x10/0xff",
+		"0": uint32(0), "0x10": uint32(16), "4294967295": uint32(1<<32 - 1), "0x10/0xff": "0x10/0xff", "010": uint32(10),
 	} {
 		if got, err := mark(text); err != nil || got != want {
 			t.Errorf("%s: want %v, got %v, %v", text, want, got, err)
 		}
 	}
-	for _, text := range []string{"", "red", "-1", "4294967296", "1/", "/1", "1/x"} {
+	for _, text := range []string{"", "red", "-1", "4294967296", "1/", "/1", "1/x", "1_0", "0b1", "0o7", "1/0o7", "0x"} {
 		if got, err := mark(text); err == nil {
 			t.Errorf("%q: got %v", text, got)
 		}

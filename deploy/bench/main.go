@@ -18,7 +18,6 @@ import (
 func main() {
 	var b bench
 	flag.StringVar(&b.ctd, "ctd", "bin/ctd", "the daemon's binary")
-	flag.StringVar(&b.out, "o", "", "the document to write (standard output where empty)")
 	flag.IntVar(&b.flows, "flows", 1_000_000, fmt.Sprintf("flows in the large table; a multiple of %d", 5*flowUnit))
 	flag.IntVar(&b.runs, "runs", 3, "how often each long measurement is made")
 	flag.IntVar(&b.calls, "calls", 100, fmt.Sprintf("how often each short measurement is made; a multiple of %d", block))
@@ -33,7 +32,7 @@ func main() {
 
 // bench is what to measure, and what was.
 type bench struct {
-	ctd, out           string
+	ctd                string
 	flows, runs, calls int
 
 	dir  string

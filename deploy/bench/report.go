@@ -11,14 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// write writes the findings.
+// write prints the findings.
 func (b *bench) write() error {
-	doc := b.document(machine(b.ctd))
-	if b.out == "" {
-		fmt.Print(doc)
-		return nil
-	}
-	return os.WriteFile(b.out, []byte(doc), 0o644)
+	_, err := fmt.Print(b.document(machine(b.ctd)))
+	return err
 }
 
 func (b *bench) document(machine []string) string {

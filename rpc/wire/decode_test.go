@@ -179,3 +179,18 @@ func TestCodes(t *testing.T) {
 		t.Errorf("number -1: got %s", CodeOf(-1))
 	}
 }
+
+func TestParseUint(t *testing.T) {
+	for text, want := range map[string]uint64{
+		"0": 0, "10": 10, "010": 10, "0x10": 16, "0X1f": 31, "0x0010": 16, "100": 100, "0x64": 100,
+	} {
+		if got, ok := ParseUint(text, 100); !ok || got != want {
+			t.Errorf("%s: %d, %v, want %d", text, got, ok, want)
+		}
+	}
+	for _, text := range []string{"", "0x", "101", "0x65", "-1", "+1", "1_0", "0x1_0", "0b1", "0o7", "1e1", "1.0", " 1", "18446744073709551616"} {
+		if got, ok := ParseUint(text, 100); ok {
+			t.Errorf("%q: got %d", text, got)
+		}
+	}
+}

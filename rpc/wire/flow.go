@@ -116,7 +116,9 @@ type ListResult struct {
 }
 
 // Selector names one flow, by id, by a tuple of either direction, or both. Where both are given,
-// the id must be the one of the flow that has the tuple.
+// the id must be the one of the flow that has the tuple. Where start is given, another start is
+// another flow: the kernel makes ids of address and tuple, so that a new flow with the tuple of
+// one that ended mostly has its id too.
 type Selector struct {
 	ID       uint32 `json:"id,omitempty"`
 	Family   string `json:"family,omitempty"`
@@ -125,11 +127,13 @@ type Selector struct {
 	Zone     uint16 `json:"zone,omitempty"`
 	Orig     *Tuple `json:"orig,omitempty"`
 	Reply    *Tuple `json:"reply,omitempty"`
+
+	Start time.Time `json:"start,omitzero"`
 }
 
 // GetParams are the parameters of conntrack.get.
 type GetParams struct {
-	Flow any `json:"flow" doc:"an id, or an object with id, protocol, orig or reply, zone; a flow as conntrack.list gives it will do"`
+	Flow any `json:"flow" doc:"an id, or an object with id, protocol, orig or reply, zone, start; a flow as conntrack.list gives it will do"`
 }
 
 // CountParams are the parameters of conntrack.count.
@@ -219,7 +223,7 @@ type ModifyResult struct {
 
 // CreateParams are the parameters of conntrack.create: a flow. The reply direction may be left
 // out where no address is translated; where it differs from the inverse of the original, the
-// difference becomes the translation.
+// difference becomes the translation. Family may be left out: it is that of the addresses.
 type CreateParams struct {
 	Flow   Flow `json:"flow" doc:"the flow; protocol, orig and timeout are needed"`
 	DryRun bool `json:"dry_run,omitempty" doc:"only check the flow"`

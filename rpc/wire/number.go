@@ -9,6 +9,17 @@ import (
 	"time"
 )
 
+// ParseUint reads a number from 0 to most: decimal digits, or 0x and hexadecimal digits. It has no
+// sign, no underscores and no octal form, so that 010 is ten everywhere, as in a filter.
+func ParseUint(s string, most uint64) (n uint64, ok bool) {
+	base := 10
+	if digits, hex := strings.CutPrefix(strings.ToLower(s), "0x"); hex {
+		s, base = digits, 16
+	}
+	n, err := strconv.ParseUint(s, base, 64)
+	return n, err == nil && n <= most
+}
+
 // number returns a number or the text of one as a json.Number: a whole one in plain decimal.
 func number(tree any) (json.Number, bool) {
 	switch v := tree.(type) {
@@ -37,9 +48,9 @@ func number(tree any) (json.Number, bool) {
 // textNumber reads a number that was given as a text: decimal with an optional sign and
 // fraction, or 0x and hexadecimal digits.
 func textNumber(s string) (json.Number, bool) {
-	if hex, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
-		u, err := strconv.ParseUint(hex, 16, 64)
-		return json.Number(strconv.FormatUint(u, 10)), err == nil
+	if strings.HasPrefix(strings.ToLower(s), "0x") {
+		u, ok := ParseUint(s, math.MaxUint64)
+		return json.Number(strconv.FormatUint(u, 10)), ok
 	}
 	if s == "" || strings.Trim(s, "0123456789+-.eE") != "" {
 		return "", false
