@@ -175,17 +175,20 @@ func (l *Listing) walk(each func(json.RawMessage) error) error {
 
 // walkXML holds the whole answer, because kolo/xmlrpc decodes no stream.
 func (l *Listing) walkXML(each func(json.RawMessage) error) error {
-	var r wire.ListResult
-	if err := l.c.Call(l.ctx, "conntrack.list", l.params, &r); err != nil {
+	var raw json.RawMessage
+	if err := l.c.Call(l.ctx, "conntrack.list", l.params, &raw); err != nil {
 		return err
 	}
-	l.summary = Summary{Matched: r.Matched, Scanned: r.Scanned, Time: r.Time}
-	for i := range r.Flows {
-		raw, err := json.Marshal(&r.Flows[i])
-		if err != nil {
-			return err
-		}
-		if err := each(raw); err != nil {
+	var r struct {
+		Flows []json.RawMessage
+		Summary
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return fmt.Errorf("conntrack.list: decode result: %w", err)
+	}
+	l.summary = r.Summary
+	for _, flow := range r.Flows {
+		if err := each(flow); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,17 +59,93 @@ func (c *Client) callXML(ctx context.Context, method string, params, result any)
 }
 
 // rawFromTree gives an XML-RPC result the form that JSON-RPC would have: numbers above 31 bits,
-// which came as text, become numbers where the method's result is known.
+// which came as text, become numbers where the method's result is known. A member that did not come
+// is not there either.
 func rawFromTree(method string, tree any, raw *json.RawMessage) error {
 	v := resultOf(method)
 	if v == nil {
-		v = &tree
-	} else if err := wire.Decode(tree, v, false); err != nil {
+		b, err := json.Marshal(tree)
+		*raw = b
+		return err
+	}
+	if err := wire.Decode(tree, v, false); err != nil {
 		return fmt.Errorf("%s: decode result: %w", method, err)
 	}
-	b, err := json.Marshal(v)
-	*raw = b
+	typed, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	*raw, err = keepWhatCame(typed, tree)
 	return err
+}
+
+// keepWhatCame returns a value's JSON without the members that didn't come, in the contract's order.
+func keepWhatCame(typed json.RawMessage, came any) (json.RawMessage, error) {
+	d := json.NewDecoder(bytes.NewReader(typed))
+	switch came := came.(type) {
+	case map[string]any:
+		var out bytes.Buffer
+		if _, err := d.Token(); err != nil { // the brace
+			return nil, err
+		}
+		rest := maps.Clone(came)
+		for d.More() {
+			name, err := d.Token()
+			if err != nil {
+				return nil, err
+			}
+			member, ok := came[name.(string)]
+			if err := appendMember(&out, d, name, member, ok); err != nil {
+				return nil, err
+			}
+			delete(rest, name.(string))
+		}
+		// What is empty came, but the contract's struct leaves it out.
+		for _, name := range slices.Sorted(maps.Keys(rest)) {
+			value, err := json.Marshal(rest[name])
+			if err != nil {
+				return nil, err
+			}
+			writeMember(&out, name, value)
+		}
+		return []byte("{" + out.String() + "}"), nil
+	case []any:
+		var items []json.RawMessage
+		kept := []json.RawMessage{}
+		if err := d.Decode(&items); err != nil || len(items) != len(came) {
+			return typed, err
+		}
+		for i := range items {
+			item, err := keepWhatCame(items[i], came[i])
+			if err != nil {
+				return nil, err
+			}
+			kept = append(kept, item)
+		}
+		return json.Marshal(kept)
+	}
+	return typed, nil
+}
+
+// appendMember takes a member's value from d, and appends the member if it came.
+func appendMember(out *bytes.Buffer, d *json.Decoder, name, came any, ok bool) error {
+	var value json.RawMessage
+	if err := d.Decode(&value); err != nil || !ok {
+		return err
+	}
+	value, err := keepWhatCame(value, came)
+	if err != nil {
+		return err
+	}
+	writeMember(out, name, value)
+	return nil
+}
+
+func writeMember(out *bytes.Buffer, name any, value json.RawMessage) {
+	if out.Len() > 0 {
+		out.WriteByte(',')
+	}
+	fmt.Fprintf(out, "%q:%s", name, value)
 }
 
 // resultOf returns a new result of a method, nil for a method that isn't known here.
