@@ -55,7 +55,7 @@ func (r *killResult) stream(_ context.Context, e encoder) error {
 
 func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	CallLogFrom(ctx).reason(p.Reason)
-	sel, err := readSelection(p.Filter, p.Flows, p.All, p.Max)
+	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All})
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 			break
 		}
 		again := *sel
-		again.max = maxCount
+		again.max, again.count = maxCount, nil
 		if _, held, err = again.collect(ctx, s.Table); err != nil {
 			return nil, err
 		}
@@ -140,7 +140,7 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	sel, err := readSelection(p.Filter, p.Flows, p.All, p.Max)
+	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All})
 	if err != nil {
 		return nil, err
 	}

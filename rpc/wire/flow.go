@@ -154,12 +154,17 @@ type CountGroup struct {
 	Count int    `json:"count" doc:"flows in the group"`
 }
 
-// KillParams are the parameters of conntrack.kill.
+// KillParams are the parameters of conntrack.kill. The places of these members are fixed: those
+// that come later, such as for cutting connections, are given by name.
 type KillParams struct {
 	Filter Filter `json:"filter,omitempty" doc:"which flows; an empty filter needs all"`
 	Flows  []any  `json:"flows,omitempty" doc:"flows by id or as objects, instead of a filter"`
 	DryRun bool   `json:"dry_run,omitempty" doc:"only say what would be killed"`
 	Max    *int   `json:"max,omitempty" doc:"kill nothing where more than so many match; 1000 where absent"`
+
+	ExpectCount   *int       `json:"expect_count,omitempty" doc:"kill nothing where not just so many match"`
+	CreatedBefore *time.Time `json:"created_before,omitempty" doc:"only flows that began before this time; needs net.netfilter.nf_conntrack_timestamp"`
+
 	All    bool   `json:"all,omitempty" doc:"with an empty filter: yes, every flow"`
 	Reason string `json:"reason,omitempty" doc:"for the log"`
 }
@@ -200,13 +205,18 @@ type NAT struct {
 	Dst string `json:"dst,omitempty" doc:"destination, e.g. 10.0.0.7:80"`
 }
 
-// ModifyParams are the parameters of conntrack.modify.
+// ModifyParams are the parameters of conntrack.modify. Set comes before the guards of the selection,
+// which are otherwise in KillParams's order: it is what a caller by position can't leave out.
 type ModifyParams struct {
 	Filter Filter `json:"filter,omitempty" doc:"which flows; an empty filter needs all"`
 	Flows  []any  `json:"flows,omitempty" doc:"flows by id or as objects, instead of a filter"`
 	Set    Set    `json:"set" doc:"what to change"`
 	DryRun bool   `json:"dry_run,omitempty" doc:"only say what would be changed"`
 	Max    *int   `json:"max,omitempty" doc:"change nothing where more than so many match; 1000 where absent"`
+
+	ExpectCount   *int       `json:"expect_count,omitempty" doc:"change nothing where not just so many match"`
+	CreatedBefore *time.Time `json:"created_before,omitempty" doc:"only flows that began before this time; needs net.netfilter.nf_conntrack_timestamp"`
+
 	All    bool   `json:"all,omitempty" doc:"with an empty filter: yes, every flow"`
 	Reason string `json:"reason,omitempty" doc:"for the log"`
 }
