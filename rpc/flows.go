@@ -212,12 +212,6 @@ func sorted(flows iter.Seq2[conntrack.Flow, error], by string, offset, limit int
 	}, nil
 }
 
-// flowKey tells flows apart in a sample.
-type flowKey struct {
-	id   uint32
-	orig conntrack.Tuple
-}
-
 // sampled dumps the table twice, sampleTime apart, and returns the flows of the second dump with
 // their rates. A flow that is new in the second has none.
 func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []conntrack.ListOption,
@@ -240,7 +234,7 @@ func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []c
 				})
 				return
 			}
-			before[flowKey{f.ID, f.Orig}] = [2]uint64{f.OrigCounter.Bytes, f.ReplyCounter.Bytes}
+			before[keyOf(&f)] = [2]uint64{f.OrigCounter.Bytes, f.ReplyCounter.Bytes}
 		}
 		began := time.Now()
 		select {
@@ -263,7 +257,7 @@ func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []c
 }
 
 func setRate(f *conntrack.Flow, before map[flowKey][2]uint64, elapsed time.Duration) {
-	old, ok := before[flowKey{f.ID, f.Orig}]
+	old, ok := before[keyOf(f)]
 	if !ok || !f.Has(conntrack.AttrCounters) || f.OrigCounter.Bytes < old[0] || f.ReplyCounter.Bytes < old[1] {
 		return
 	}

@@ -175,7 +175,7 @@ func resolve(ctx context.Context, t Table, named []selector) ([]conntrack.Flow, 
 			ok = err == nil
 		}
 		ok = ok && s.fits(&f)
-		key := flowKey{f.ID, f.Orig}
+		key := keyOf(&f)
 		if ok && !f.Orig.IsZero() && !seen[key] {
 			seen[key] = true
 			found = append(found, f)
