@@ -156,6 +156,23 @@ func (sel *selection) collect(ctx context.Context, t Table) (matched int, held [
 	return matched, held, nil
 }
 
+// next returns up to most of the flows that are meant and not in without.
+func (sel *selection) next(ctx context.Context, t Table, most int, without map[flowKey]bool) ([]conntrack.Flow, error) {
+	var held []conntrack.Flow
+	for f, err := range sel.flows(ctx, t) {
+		if err != nil {
+			return nil, err
+		}
+		if without[keyOf(&f)] {
+			continue
+		}
+		if held = append(held, f); len(held) == most {
+			break
+		}
+	}
+	return held, nil
+}
+
 // resolve finds the flows that the caller named; those that are gone are left out, and one that
 // was named twice is there once.
 func resolve(ctx context.Context, t Table, named []selector) ([]conntrack.Flow, error) {
@@ -218,53 +235,6 @@ func keysOf(flows []conntrack.Flow) []conntrack.Key {
 		keys[i] = flows[i].Key()
 	}
 	return keys
-}
-
-// failure is a flow that the kernel would not let be changed.
-type failure struct {
-	flow conntrack.Flow
-	err  *wire.Error
-}
-
-// writeChanged writes the members that the results of kill and modify have in common.
-func writeChanged(e encoder, matched, changed int, flows []conntrack.Flow, truncated bool, failed []failure) {
-	w := flowWriter{e: e}
-	e.key("matched")
-	e.int(int64(matched))
-	e.key("changed")
-	e.boolean(changed > 0)
-	e.key("flows")
-	e.beginArray()
-	for i := range flows {
-		w.write(&flows[i])
-	}
-	e.endArray()
-	e.key("truncated")
-	e.boolean(truncated)
-	if len(failed) == 0 {
-		return
-	}
-	e.key("failed")
-	e.beginArray()
-	for i := range failed {
-		e.beginObject()
-		e.key("flow")
-		w.write(&failed[i].flow)
-		writeFailedMembers(e, failed[i].err)
-		e.endObject()
-	}
-	e.endArray()
-}
-
-func writeFailedMembers(e encoder, err *wire.Error) {
-	e.key("code")
-	e.str(string(err.Code))
-	e.key("message")
-	e.str(err.Message)
-	if err.Hint != "" {
-		e.key("hint")
-		e.str(err.Hint)
-	}
 }
 
 func joinSorted[V any](m map[string]V) string {

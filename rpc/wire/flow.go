@@ -175,13 +175,13 @@ type KillResult struct {
 	Matched   int       `json:"matched" doc:"flows that were meant"`
 	Changed   bool      `json:"changed" doc:"whether anything was killed"`
 	Flows     []Flow    `json:"flows" doc:"what was killed, or would be; at most 1000 of them"`
-	Truncated bool      `json:"truncated" doc:"whether flows leaves out some"`
-	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused"`
+	Truncated bool      `json:"truncated" doc:"whether flows or failed leaves out some"`
+	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused; at most 1000 of them"`
 }
 
-// Failure is one flow that could not be changed.
+// Failure is one flow that could not be changed, or without a flow, what ended a change half way.
 type Failure struct {
-	Flow    Flow   `json:"flow" doc:"the flow, unchanged"`
+	Flow    Flow   `json:"flow" doc:"the flow as it is now, or was last where it has ended; absent where the failure is no single flow's: then flows were left that nobody tried"`
 	Code    Code   `json:"code" doc:"a name of the table of errors"`
 	Message string `json:"message" doc:"what went wrong"`
 	Hint    string `json:"hint,omitempty" doc:"what to do next"`
@@ -227,8 +227,8 @@ type ModifyResult struct {
 	Matched   int       `json:"matched" doc:"flows that were meant"`
 	Changed   bool      `json:"changed" doc:"whether anything was modified"`
 	Flows     []Flow    `json:"flows" doc:"the flows as they are now; at most 1000 of them"`
-	Truncated bool      `json:"truncated" doc:"whether flows leaves out some"`
-	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused"`
+	Truncated bool      `json:"truncated" doc:"whether flows or failed leaves out some"`
+	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused; at most 1000 of them"`
 }
 
 // CreateParams are the parameters of conntrack.create: a flow. The reply direction may be left
