@@ -103,7 +103,7 @@ type ListParams struct {
 	Offset int      `json:"offset,omitempty" doc:"leave out so many first"`
 	Fields []string `json:"fields,omitempty" doc:"only these members of each flow, e.g. id, orig, reply.bytes"`
 	Rates  bool     `json:"rates,omitempty" doc:"sample twice, one second apart, and add each direction's rate"`
-	Zero   bool     `json:"zero,omitempty" doc:"reset the counters of the flows that are listed; takes the counts away from every other reader, needs operator"`
+	Zero   bool     `json:"zero,omitempty" doc:"reset the counters of the flows that are listed; takes the counts away from every other reader, needs operator, can't go with limit, offset or a filter by rate"`
 	Table  string   `json:"table,omitempty" doc:"which table" enum:"conntrack,dying,unconfirmed"`
 }
 
@@ -144,7 +144,7 @@ type CountParams struct {
 
 // CountResult is the result of conntrack.count.
 type CountResult struct {
-	Count  int          `json:"count" doc:"flows that the filter matched"`
+	Count  int          `json:"count" doc:"flows that the filter matched; without filter and by the kernel's own counter, in which are also entries that are not confirmed yet or are dying"`
 	Groups []CountGroup `json:"groups,omitempty" doc:"largest first; only with by"`
 }
 
