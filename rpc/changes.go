@@ -36,26 +36,9 @@ func (s *Service) registerChanges(r *Registry) {
 	}, s.flush)
 }
 
-// killResult is wire.KillResult.
-type killResult struct {
-	killed, matched int
-	flows           []conntrack.Flow
-	truncated       bool
-	failed          []failure
-}
-
-func (r *killResult) stream(_ context.Context, e encoder) error {
-	e.beginObject()
-	e.key("killed")
-	e.int(int64(r.killed))
-	writeChanged(e, r.matched, r.killed, r.flows, r.truncated, r.failed)
-	e.endObject()
-	return nil
-}
-
 func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	CallLogFrom(ctx).reason(p.Reason)
-	sel, err := readSelection(p.Filter, p.Flows, p.All, p.Max)
+	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All})
 	if err != nil {
 		return nil, err
 	}
@@ -63,74 +46,55 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &killResult{matched: matched}
+	result := &changeResult{verb: "killed", matched: matched}
 	if p.DryRun {
-		result.show(held)
+		result.show(held...)
 		result.truncated = result.truncated || matched > len(held)
 		return result, nil
 	}
 	// Above maxHeld the table is dumped again for the next ones, never for more than matched at
-	// first.
+	// first, and without those that the kernel refused to let go.
+	refused := make(map[flowKey]bool)
 	for rest := matched; len(held) > 0; {
-		if err := result.kill(ctx, s.Table, held); err != nil {
-			return nil, err
+		if err := result.kill(ctx, s.Table, held, refused); err != nil {
+			return result.unless(err)
 		}
 		if rest -= len(held); rest <= 0 {
 			break
 		}
-		again := *sel
-		again.max = maxCount
-		if _, held, err = again.collect(ctx, s.Table); err != nil {
-			return nil, err
+		if held, err = sel.next(ctx, s.Table, min(rest, maxHeld), refused); err != nil {
+			return result.unless(err)
 		}
-		held = held[:min(len(held), rest)]
 	}
 	return result, nil
 }
 
-// maxCount is no limit.
-const maxCount = int(^uint(0) >> 1)
+// unless returns the error that ended a change half way, or where something was changed before, the
+// result with it: what is gone is gone.
+func (r *changeResult) unless(err error) (any, error) {
+	if r.n == 0 {
+		return nil, err
+	}
+	r.fail(nil, err)
+	return r, nil
+}
 
-func (r *killResult) kill(ctx context.Context, t Table, flows []conntrack.Flow) error {
-	killed := flows[:0:0]
+// kill kills flows and adds those that the kernel refused to let go to refused. The error is ctx's.
+func (r *changeResult) kill(ctx context.Context, t Table, flows []conntrack.Flow, refused map[flowKey]bool) error {
 	for i, err := range t.Kill(ctx, keysOf(flows)) {
 		switch {
 		case err == nil:
-			r.killed++
-			killed = append(killed, flows[i])
+			r.n++
+			r.show(flows[i])
 		case errors.Is(err, conntrack.ErrNotFound):
 			// It ended by itself in the meantime.
-		case ctx.Err() != nil:
-			return ctx.Err()
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			return ctx.Err() // as are all that follow
 		default:
-			r.failed = append(r.failed, failure{flows[i], ErrorOf(err)})
+			refused[keyOf(&flows[i])] = true
+			r.fail(&flows[i], err)
 		}
 	}
-	r.show(killed)
-	return nil
-}
-
-// show adds flows to those that the result shows.
-func (r *killResult) show(flows []conntrack.Flow) {
-	room := min(maxShown-len(r.flows), len(flows))
-	r.flows = append(r.flows, flows[:room]...)
-	r.truncated = r.truncated || room < len(flows)
-}
-
-// modifyResult is wire.ModifyResult.
-type modifyResult struct {
-	modified, matched int
-	flows             []conntrack.Flow
-	truncated         bool
-	failed            []failure
-}
-
-func (r *modifyResult) stream(_ context.Context, e encoder) error {
-	e.beginObject()
-	e.key("modified")
-	e.int(int64(r.modified))
-	writeChanged(e, r.matched, r.modified, r.flows, r.truncated, r.failed)
-	e.endObject()
 	return nil
 }
 
@@ -140,7 +104,7 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	sel, err := readSelection(p.Filter, p.Flows, p.All, p.Max)
+	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All})
 	if err != nil {
 		return nil, err
 	}
@@ -151,73 +115,20 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	result := &modifyResult{matched: matched}
-	for i := range flows {
-		m := modification{change: change, nat: nat}
-		if p.DryRun || !m.changes(&flows[i]) {
-			result.show(flows[i])
-			continue
-		}
-		f, err := m.apply(ctx, s.Table, flows[i])
-		switch {
-		case err == nil:
-			result.modified++
-			result.show(f)
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		default:
-			result.failed = append(result.failed, failure{flows[i], ErrorOf(err)})
-		}
+	result := &changeResult{verb: "modified", matched: matched}
+	if p.DryRun {
+		result.show(flows...)
+		return result, nil
+	}
+	m := modification{change: change, nat: nat}
+	items := m.apply(ctx, s.Table, flows)
+	for i := range items {
+		items[i].report(ctx, s.Table, result)
+	}
+	if err := ctx.Err(); err != nil && result.n == 0 {
+		return nil, err
 	}
 	return result, nil
-}
-
-func (r *modifyResult) show(f conntrack.Flow) {
-	if len(r.flows) == maxShown {
-		r.truncated = true
-		return
-	}
-	r.flows = append(r.flows, f)
-}
-
-// modification is what one flow shall become.
-type modification struct {
-	change conntrack.Change
-	nat    *conntrack.NAT
-}
-
-// changes tells whether anything would be other than it is. A timeout always is: it runs down.
-func (m *modification) changes(f *conntrack.Flow) bool {
-	c := &m.change
-	return m.nat != nil || c.Timeout != nil ||
-		c.Status&^f.Status != 0 ||
-		c.Mark != nil && f.Mark&c.Mark.Mask != c.Mark.Value&c.Mark.Mask ||
-		c.Labels != nil && !labelsEqual(&f.Labels, c.Labels) ||
-		c.Helper != nil && f.Helper != *c.Helper ||
-		c.State != nil && (f.State != *c.State || f.Proto() != conntrack.TCP)
-}
-
-func labelsEqual(have *conntrack.Labels, want *conntrack.MaskedLabels) bool {
-	for i := range have {
-		if have[i]&want.Mask[i] != want.Value[i]&want.Mask[i] {
-			return false
-		}
-	}
-	return true
-}
-
-// apply changes the flow and returns it as it is then.
-func (m *modification) apply(ctx context.Context, t Table, f conntrack.Flow) (conntrack.Flow, error) {
-	key := f.Key()
-	if !m.change.IsZero() {
-		if err := t.Modify(ctx, []conntrack.Key{key}, m.change)[0]; err != nil {
-			return f, err
-		}
-	}
-	if m.nat != nil {
-		return t.Replace(ctx, key, *m.nat)
-	}
-	return t.Get(ctx, key)
 }
 
 func readSet(set *wire.Set) (conntrack.Change, *conntrack.NAT, error) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"ctd/conntrack"
@@ -94,10 +96,17 @@ type bigTable struct {
 	left  []uint32
 	dumps int
 	same  uint32 // an id that all flows have, where not 0
+
+	refuse  int // so many of the flows, the first ones, can't be killed
+	failing int // the dump of this number fails
 }
 
 func (t *bigTable) Flows(context.Context, conntrack.Filter, ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
 	t.dumps++
+	if t.dumps == t.failing {
+		t.dumps = 0
+		return func(yield func(conntrack.Flow, error) bool) { yield(conntrack.Flow{}, conntrack.ErrInterrupted) }
+	}
 	return func(yield func(conntrack.Flow, error) bool) {
 		for _, n := range t.left {
 			f := tcpFlow(int(n))
@@ -117,8 +126,17 @@ func (t *bigTable) Kill(_ context.Context, keys []conntrack.Key) []error {
 	if len(keys) > maxHeld {
 		panic(fmt.Sprint(len(keys), " keys at a time"))
 	}
-	t.left = t.left[len(keys):] // they come in order
-	return make([]error, len(keys))
+	errs := make([]error, len(keys))
+	gone := 0
+	for i, k := range keys {
+		if int(k.ID) <= t.refuse {
+			errs[i] = unix.EPERM
+		} else {
+			gone++
+		}
+	}
+	t.left = slices.Delete(t.left, t.refuse, t.refuse+gone) // they come in order
+	return errs
 }
 
 func newBigTable(n int) *bigTable {
@@ -154,6 +172,96 @@ func TestKillMany(t *testing.T) {
 	a.service.Table = newBigTable(defaultMax + 1)
 	if _, err := a.tryAs(t, wire.RoleOperator, "conntrack.kill", `{"all": true}`); err == nil || err.Code != wire.LimitExceeded {
 		t.Errorf("%d flows: %v", defaultMax+1, err)
+	}
+}
+
+// TestKillManyRefused: what the kernel refuses is not tried again in place of the others.
+func TestKillManyRefused(t *testing.T) {
+	table := newBigTable(maxHeld + maxHeld/2)
+	table.refuse = maxHeld / 2
+	a := newAPI()
+	a.service.Table = table
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", fmt.Sprintf(`{"all": true, "max": %d}`, 2*maxHeld), &got)
+	if got.Killed != maxHeld || len(table.left) != maxHeld/2 || len(got.Failed) != maxShown || !got.Truncated {
+		t.Errorf("killed %d, %d left, %d failed, truncated %v", got.Killed, len(table.left), len(got.Failed), got.Truncated)
+	}
+}
+
+// TestKillManyBreaksOff: when a later dump fails, what is gone is told.
+func TestKillManyBreaksOff(t *testing.T) {
+	table := newBigTable(maxHeld + 5)
+	table.failing = 2
+	a := newAPI()
+	a.service.Table = table
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", fmt.Sprintf(`{"all": true, "max": %d}`, 2*maxHeld), &got)
+	if got.Killed != maxHeld || got.Matched != maxHeld+5 || !got.Changed || !got.Truncated ||
+		len(got.Failed) != 1 || got.Failed[0].Code != wire.Busy || got.Failed[0].Hint == "" || got.Failed[0].Flow.Orig != nil {
+		t.Errorf("killed %d of %d, truncated %v, failed %+v", got.Killed, got.Matched, got.Truncated, got.Failed)
+	}
+	// Where nothing is gone yet, it is an error as any other.
+	table.failing = 1
+	a.refused(t, "conntrack.kill", fmt.Sprintf(`{"all": true, "max": %d}`, 2*maxHeld), wire.Busy, "")
+}
+
+// slowTable is cancelled while it kills or modifies: the first key is done, the others are not.
+type slowTable struct {
+	Table
+	cancel func()
+}
+
+func (t slowTable) half(ctx context.Context, keys []conntrack.Key, do func(ctx context.Context, keys []conntrack.Key) []error) []error {
+	errs := do(ctx, keys[:1])
+	t.cancel()
+	for range keys[1:] {
+		errs = append(errs, &conntrack.OpError{Op: "change", Err: ctx.Err()})
+	}
+	return errs
+}
+
+func (t slowTable) Kill(ctx context.Context, keys []conntrack.Key) []error {
+	return t.half(ctx, keys, t.Table.Kill)
+}
+
+func (t slowTable) Modify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error {
+	return t.half(ctx, keys, func(ctx context.Context, keys []conntrack.Key) []error { return t.Table.Modify(ctx, keys, c) })
+}
+
+func (t slowTable) KillExpects(ctx context.Context, xs []conntrack.Expect) []error {
+	errs := t.Table.KillExpects(ctx, xs[:1])
+	t.cancel()
+	for range xs[1:] {
+		errs = append(errs, &conntrack.OpError{Op: "kill expectation", Err: ctx.Err()})
+	}
+	return errs
+}
+
+// TestCancelledHalfWay: a change that was cancelled half way tells what is done.
+func TestCancelledHalfWay(t *testing.T) {
+	for method, params := range map[string]map[string]any{
+		"conntrack.kill":   {"all": true},
+		"conntrack.modify": {"all": true, "set": map[string]any{"mark": 99}},
+		"expect.kill":      {"all": true},
+	} {
+		a := newExpectAPI(t, 3)
+		ctx, cancel := context.WithCancel(WithPrincipal(t.Context(), caller{wire.RoleAdmin}))
+		a.service.Table = slowTable{a.table, cancel}
+		result, err := a.Call(ctx, method, Params{Named: params})
+		if err != nil {
+			t.Errorf("%s: %v", method, err)
+			continue
+		}
+		var n, failed int
+		switch r := result.(type) {
+		case *changeResult:
+			n, failed = r.n, len(r.failed)
+		case *expectKillResult:
+			n, failed = r.killed, len(r.failed)
+		}
+		if n != 1 || failed == 0 {
+			t.Errorf("%s: %d done, %d failed, want 1 and what was left", method, n, failed)
+		}
 	}
 }
 
@@ -223,7 +331,10 @@ func TestModify(t *testing.T) {
 		{"state", `{"state": "TIME_WAIT"}`, func(f *wire.Flow) bool { return f.State == "TIME_WAIT" }, false},
 		{"nat", `{"nat": {"src": "198.51.100.1:4000", "dst": ":8443"}}`, func(f *wire.Flow) bool {
 			return f.NAT == "both" && f.Reply.Dst == "198.51.100.1" && *f.Reply.DPort == 4000 && *f.Reply.SPort == 8443
-		}, true},
+		}, false},
+		{"nat and several", `{"nat": {"src": "198.51.100.1"}, "mark": 5, "labels": "+1"}`, func(f *wire.Flow) bool {
+			return f.NAT == "snat" && f.Reply.Dst == "198.51.100.1" && *f.Mark == 5 && fmt.Sprint(f.Labels) == "[1 5 9]"
+		}, false},
 		{"several", `{"mark": 5, "timeout": 7, "fixed_timeout": true, "labels": "+1"}`, func(f *wire.Flow) bool {
 			return *f.Mark == 5 && *f.Timeout == 7 && fmt.Sprint(f.Labels) == "[1 5 9]"
 		}, true},
@@ -318,6 +429,90 @@ func TestModifyRefuses(t *testing.T) {
 	a.call(t, "conntrack.modify", `{"flows": [77], "set": {"mark": 1}}`, &got)
 	if got.Matched != 0 || got.Changed {
 		t.Errorf("a flow that is gone: %+v", got)
+	}
+}
+
+// callsTable counts the calls of Modify and Replace, and lets the flows with a mark not be modified.
+type callsTable struct {
+	Table
+	modifies, replaces int
+	deny               uint32
+}
+
+func (t *callsTable) Modify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error {
+	t.modifies++
+	errs := make([]error, len(keys))
+	for i, k := range keys {
+		if f, err := t.Get(ctx, k); err == nil && f.Mark == t.deny {
+			errs[i] = unix.ENOSPC
+		} else {
+			errs[i] = t.Table.Modify(ctx, []conntrack.Key{k}, c)[0]
+		}
+	}
+	return errs
+}
+
+func (t *callsTable) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) (conntrack.Flow, error) {
+	t.replaces++
+	return t.Table.Replace(ctx, k, nat)
+}
+
+// TestModifyBatch: flows that need the same change go to the kernel together.
+func TestModifyBatch(t *testing.T) {
+	a := newAPI(tcpFlows(100)...)
+	table := &callsTable{Table: a.table, deny: 7}
+	a.service.Table = table
+	var got wire.ModifyResult
+	a.call(t, "conntrack.modify", `{"all": true, "set": {"mark": "0x100/0x100"}}`, &got)
+	if table.modifies != 1 || got.Modified != 99 || len(got.Flows) != 99 || *got.Flows[0].Mark != 0x100 ||
+		len(got.Failed) != 1 || *got.Failed[0].Flow.Mark != 7 || got.Failed[0].Code != wire.LimitExceeded {
+		t.Errorf("%d calls, %d modified, %d shown, failed %+v", table.modifies, got.Modified, len(got.Flows), got.Failed)
+	}
+}
+
+// TestModifyWithNAT: where the change or the translation fails, the flow is as it was.
+func TestModifyWithNAT(t *testing.T) {
+	const set = `"set": {"nat": {"src": "198.51.100.1:4000", "dst": ":8443"}, "labels": [1]}`
+	check := func(a *api, got wire.ModifyResult) {
+		t.Helper()
+		if got.Modified != 0 || got.Changed || len(got.Failed) != 1 {
+			t.Fatalf("%+v, want one failure", got)
+		}
+		f := got.Failed[0].Flow
+		if f.NAT != "" || f.Reply.Dst != "10.0.0.1" || *f.Reply.DPort != 40000 || *f.Reply.SPort != 443 || len(f.Labels) != 0 {
+			t.Errorf("shown %+v %+v", f, f.Reply)
+		}
+		var now wire.Flow
+		a.call(t, "conntrack.get", fmt.Sprintf(`{"flow": %d}`, f.ID), &now)
+		if diff := cmp.Diff(now, f); diff != "" {
+			t.Errorf("the flow is not as shown (-want +got):\n%s", diff)
+		}
+	}
+	a := newAPI(tcpFlow(1))
+	table := &callsTable{Table: a.table, deny: 1}
+	a.service.Table = table
+	var got wire.ModifyResult
+	a.call(t, "conntrack.modify", `{"all": true, `+set+`}`, &got)
+	check(a, got)
+	if got.Failed[0].Code != wire.LimitExceeded || table.replaces != 2 {
+		t.Errorf("failed %+v after %d translations", got.Failed[0], table.replaces)
+	}
+
+	a.table.Fail(conntracktest.OpReplace, 0, conntrack.ErrNATTaken)
+	a.call(t, "conntrack.modify", `{"all": true, `+set+`}`, &got)
+	check(a, got)
+	a.table.Fail(conntracktest.OpReplace, 0, nil)
+
+	// What is known to fail isn't begun.
+	fixed := tcpFlow(1)
+	fixed.Status |= conntrack.StatusFixedTimeout
+	a = newAPI(fixed)
+	table = &callsTable{Table: a.table}
+	a.service.Table = table
+	a.call(t, "conntrack.modify", `{"all": true, "set": {"nat": {"src": "198.51.100.1"}, "timeout": 5}}`, &got)
+	check(a, got)
+	if got.Failed[0].Code != wire.Conflict || table.replaces != 0 {
+		t.Errorf("failed %+v after %d translations", got.Failed[0], table.replaces)
 	}
 }
 

@@ -58,6 +58,10 @@ func (s *Service) list(ctx context.Context, p *wire.ListParams) (any, error) {
 			}
 		case p.Table != "" && p.Table != "conntrack":
 			return nil, invalidParams("zero: only the flows of the main table can be reset")
+		case p.Limit > 0 || p.Offset > 0:
+			return nil, invalidParams("zero: with limit or offset the counts of flows that aren't shown would be lost")
+		case filter.Uses("rate"):
+			return nil, invalidParams("zero: a rate is known only after the counters were read, and then of every flow")
 		}
 		opts = append(opts, conntrack.Zeroing())
 	}
@@ -167,7 +171,7 @@ func sorted(flows iter.Seq2[conntrack.Flow, error], by string, offset, limit int
 		return nil, err
 	}
 	keep := maxSorted
-	if limit > 0 && limit < maxSorted-offset {
+	if limit > 0 && limit <= maxSorted-offset {
 		keep = offset + limit
 	} else if limit > 0 {
 		return nil, &wire.Error{
@@ -212,22 +216,18 @@ func sorted(flows iter.Seq2[conntrack.Flow, error], by string, offset, limit int
 	}, nil
 }
 
-// flowKey tells flows apart in a sample.
-type flowKey struct {
-	id   uint32
-	orig conntrack.Tuple
-}
-
 // sampled dumps the table twice, sampleTime apart, and returns the flows of the second dump with
 // their rates. A flow that is new in the second has none.
 func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []conntrack.ListOption,
 ) iter.Seq2[conntrack.Flow, error] {
-	first := filter
+	first, hint := filter, "narrow the filter"
 	if filter.Uses("rate") {
 		first = conntrack.Filter{} // rates aren't known before the second dump
+		hint = "list with rates and without rate in the filter, which then is heeded before sampling"
 	}
 	return func(yield func(conntrack.Flow, error) bool) {
-		before := make(map[flowKey][2]uint64)
+		began := time.Now()
+		before := make(map[flowKey]sample)
 		for f, err := range s.Table.Flows(ctx, first) {
 			if err != nil {
 				yield(f, err)
@@ -236,13 +236,12 @@ func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []c
 			if len(before) == maxSorted {
 				yield(f, &wire.Error{
 					Code: wire.LimitExceeded, Message: "rates: more than " + strconv.Itoa(maxSorted) + " flows to sample",
-					Hint: "narrow the filter by a field other than rate",
+					Hint: hint,
 				})
 				return
 			}
-			before[flowKey{f.ID, f.Orig}] = [2]uint64{f.OrigCounter.Bytes, f.ReplyCounter.Bytes}
+			before[keyOf(&f)] = sample{f.OrigCounter.Bytes, f.ReplyCounter.Bytes, time.Since(began)}
 		}
-		began := time.Now()
 		select {
 		case <-time.After(sampleTime):
 		case <-ctx.Done():
@@ -262,14 +261,21 @@ func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []c
 	}
 }
 
-func setRate(f *conntrack.Flow, before map[flowKey][2]uint64, elapsed time.Duration) {
-	old, ok := before[flowKey{f.ID, f.Orig}]
-	if !ok || !f.Has(conntrack.AttrCounters) || f.OrigCounter.Bytes < old[0] || f.ReplyCounter.Bytes < old[1] {
+// sample is what a flow's counters were, and when: each flow has its own time, because a dump takes
+// long.
+type sample struct {
+	orig, reply uint64
+	at          time.Duration
+}
+
+func setRate(f *conntrack.Flow, before map[flowKey]sample, now time.Duration) {
+	old, ok := before[keyOf(f)]
+	if !ok || !f.Has(conntrack.AttrCounters) || f.OrigCounter.Bytes < old.orig || f.ReplyCounter.Bytes < old.reply {
 		return
 	}
-	seconds := elapsed.Seconds()
-	f.OrigRate = float64(f.OrigCounter.Bytes-old[0]) / seconds
-	f.ReplyRate = float64(f.ReplyCounter.Bytes-old[1]) / seconds
+	seconds := (now - old.at).Seconds()
+	f.OrigRate = float64(f.OrigCounter.Bytes-old.orig) / seconds
+	f.ReplyRate = float64(f.ReplyCounter.Bytes-old.reply) / seconds
 	f.Set(conntrack.AttrRate)
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -64,6 +66,8 @@ func TestList(t *testing.T) {
 	a.refused(t, "conntrack.list", `{"table": "expect"}`, wire.InvalidParams, "table")
 	a.refused(t, "conntrack.list", `{"filter": {"user": "jane"}}`, wire.Unsupported, "src")
 	a.refused(t, "conntrack.list", fmt.Sprintf(`{"sort": "id", "limit": 1, "offset": %d}`, maxSorted), wire.LimitExceeded, "sort")
+	var last wire.ListResult
+	a.call(t, "conntrack.list", fmt.Sprintf(`{"sort": "id", "limit": 1, "offset": %d}`, maxSorted-1), &last)
 }
 
 func TestListFields(t *testing.T) {
@@ -130,6 +134,9 @@ func TestListZero(t *testing.T) {
 		t.Errorf("a viewer reset the counters: %v", err)
 	}
 	a.refused(t, "conntrack.list", `{"zero": true, "table": "dying"}`, wire.InvalidParams, "main table")
+	for _, params := range []string{`"limit": 1`, `"offset": 1`, `"sort": "id", "limit": 1`, `"filter": "rate=>1"`} {
+		a.refused(t, "conntrack.list", `{"zero": true, `+params+`}`, wire.InvalidParams, "zero")
+	}
 	bytes := func(params string) uint64 {
 		var got wire.ListResult
 		a.call(t, "conntrack.list", params, &got)
@@ -308,4 +315,35 @@ func TestZoneOfOneDirection(t *testing.T) {
 	if diff := cmp.Diff(want, count.Groups); diff != "" {
 		t.Errorf("count (-want +got):\n%s", diff)
 	}
+}
+
+// slowDump takes a second between two flows, which have 1000 bytes more each time they are read.
+type slowDump struct {
+	Table
+	bytes uint64
+}
+
+func (t *slowDump) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
+	return func(yield func(conntrack.Flow, error) bool) {
+		t.bytes += 1000
+		for f := range t.Table.Flows(ctx, f, opts...) {
+			f.OrigCounter.Bytes = t.bytes
+			if !yield(f, nil) {
+				return
+			}
+			time.Sleep(time.Second)
+		}
+	}
+}
+
+// TestRatesOfSlowDump: a rate is over the time between the two readings of the flow itself.
+func TestRatesOfSlowDump(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{Table: &slowDump{Table: newAPI(tcpFlows(3)...).table}}
+		for f, err := range s.sampled(t.Context(), conntrack.Filter{}, nil) {
+			if want := 1000 / (3 + sampleTime.Seconds()); err != nil || f.OrigRate != want {
+				t.Errorf("flow %d: %v bytes a second, %v, want %v", f.ID, f.OrigRate, err, want)
+			}
+		}
+	})
 }

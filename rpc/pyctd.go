@@ -8,7 +8,6 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"ctd/conntrack"
@@ -28,38 +27,9 @@ type PyctdConfig struct {
 	Addresses string
 }
 
-const (
-	// sessionIdle is how long a session lives unused.
-	sessionIdle = 10 * time.Second
-	// maxSessions bounds the sessions at a time.
-	maxSessions = 256
-)
+func (s *Service) registerPyctd(r *Registry) { s.registerPyctdSessions(r, newPyctdSessions(s)) }
 
-// pyctd are the sessions of its clients.
-type pyctd struct {
-	service *Service
-	now     func() time.Time
-
-	mu       sync.Mutex
-	sessions map[string]*pyctdSession
-}
-
-// pyctdSession is one client between login and its last call.
-type pyctdSession struct {
-	principal Principal
-	used      time.Time
-
-	mu      sync.Mutex // held during a call: a session's calls come one by one
-	next    uint32
-	handles map[flowKey]uint32
-	flows   map[uint32]conntrack.Key
-}
-
-func (s *Service) registerPyctd(r *Registry) {
-	p := &pyctd{service: s, now: s.now, sessions: make(map[string]*pyctdSession)}
-	if p.now == nil {
-		p.now = time.Now
-	}
+func (s *Service) registerPyctdSessions(r *Registry, p *pyctd) {
 	add := func(m Method, fn func(ctx context.Context, args []any) (any, error)) {
 		m.Role, m.XMLOnly = wire.RoleSession, true
 		r.RegisterPositional(m, fn)
@@ -113,9 +83,10 @@ func (p *pyctd) login(ctx context.Context, args []any) (any, error) {
 	sid := rand.Text()
 	CallLogFrom(ctx).principal(principal)
 	p.sessions[sid] = &pyctdSession{
-		principal: principal, used: p.now(),
-		handles: make(map[flowKey]uint32), flows: make(map[uint32]conntrack.Key),
+		sid: sid, principal: principal, used: p.now(), turn: make(chan struct{}, 1),
+		ids: make(map[flowKey]pyctdID), keys: make(map[uint32]flowKey),
 	}
+	p.schedule()
 	return sid, nil
 }
 
@@ -131,77 +102,53 @@ func credentials(args []any) (user, password string, err error) {
 	return user, password, nil
 }
 
-// expire forgets the sessions that were not used for sessionIdle. p.mu is held.
-func (p *pyctd) expire() {
-	for sid, s := range p.sessions {
-		if p.now().Sub(s.used) > sessionIdle {
-			delete(p.sessions, sid)
-		}
-	}
-}
-
-// session returns the session that the first argument names, if its caller has a role, and
-// renews it. An id that isn't known and one that has ended look the same.
-func (p *pyctd) session(ctx context.Context, args []any, role wire.Role) (*pyctdSession, error) {
-	unknown := &wire.Error{Code: wire.Unauthenticated, Message: "no such session", Hint: "call login again"}
-	if len(args) == 0 {
-		return nil, unknown
-	}
-	sid, _ := args[0].(string)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.expire()
-	s := p.sessions[sid]
-	if s == nil {
-		return nil, unknown
-	}
-	s.used = p.now()
-	CallLogFrom(ctx).principal(s.principal)
-	if !s.principal.May(role) {
-		return nil, &wire.Error{
-			Code: wire.PermissionDenied, Message: "this needs the role " + role,
-			Hint: s.principal.Name() + " has the role " + s.principal.Role(),
-		}
-	}
-	return s, nil
-}
-
-// renew makes a session last from the end of a call, however long that took.
-func (p *pyctd) renew(s *pyctdSession) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s.used = p.now()
-}
-
 func (p *pyctd) view(ctx context.Context, args []any) (any, error) {
 	s, err := p.session(ctx, args, wire.RoleViewer)
 	if err != nil {
 		return nil, err
 	}
+	// The rows are made when the answer is written, which is a call of its own: nobody would end
+	// this one if the answer were never written.
+	p.leave(s)
 	if len(args) != 1 {
 		return nil, invalidParams("view takes a session id")
 	}
-	return &pyctdView{pyctd: p, session: s}, nil
+	return &pyctdView{pyctd: p, sid: s.sid}, nil
 }
 
 // pyctdView is the result of view, written as the dump goes.
 type pyctdView struct {
-	pyctd   *pyctd
-	session *pyctdSession
+	pyctd *pyctd
+	sid   string
 }
 
 func (v *pyctdView) stream(ctx context.Context, e encoder) error {
-	s := v.session
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer v.pyctd.renew(s)
+	s, err := v.pyctd.session(ctx, []any{v.sid}, wire.RoleViewer)
+	if err != nil {
+		return err
+	}
+	defer v.pyctd.leave(s)
+	if err := s.await(ctx); err != nil {
+		return err
+	}
+	defer s.done()
+	first := s.next + 1
+	s.view++
+	err = v.rows(ctx, e, s)
+	// What a whole dump did not show has ended. The ids of one that broke off nobody has seen.
+	v.pyctd.forget(s, func(id pyctdID) bool {
+		return err == nil && id.view != s.view || err != nil && id.id >= first
+	})
+	return err
+}
+
+func (v *pyctdView) rows(ctx context.Context, e encoder, s *pyctdSession) error {
 	list := v.pyctd.service.Pyctd.Rows == "list"
 	e.beginObject()
 	if list {
 		e.key("conntracks")
 		e.beginArray()
 	}
-	seen := make(map[flowKey]uint32, len(s.handles))
 	for f, err := range v.pyctd.service.Table.Flows(ctx, conntrack.Filter{}) {
 		if err != nil {
 			return err
@@ -209,52 +156,23 @@ func (v *pyctdView) stream(ctx context.Context, e encoder) error {
 		if err := e.err(); err != nil {
 			return err
 		}
-		key := flowKey{f.ID, f.Orig}
-		if _, twice := seen[key]; twice {
-			continue // a struct can't have a member twice
-		}
-		id, err := s.handle(&f)
+		id, twice, err := v.pyctd.id(s, &f)
 		if err != nil {
 			return err
 		}
-		seen[key] = id
+		if twice {
+			continue // a struct can't have a member twice
+		}
 		if !list {
 			e.key(strconv.FormatUint(uint64(id), 10))
 		}
 		v.row(e, id, &f)
 	}
-	s.forget(seen)
 	if list {
 		e.endArray()
 	}
 	e.endObject()
 	return nil
-}
-
-// handle returns the id of a flow in the session. Ids count up from 1, so that none is ever given
-// to another flow, and stay within 31 bits, which is what every client can read.
-func (s *pyctdSession) handle(f *conntrack.Flow) (uint32, error) {
-	key := flowKey{f.ID, f.Orig}
-	if id, ok := s.handles[key]; ok {
-		return id, nil
-	}
-	if s.next == math.MaxInt32 {
-		return 0, &wire.Error{Code: wire.LimitExceeded, Message: "the session's ids are used up", Hint: "call login again"}
-	}
-	s.next++
-	s.handles[key] = s.next
-	s.flows[s.next] = f.Key()
-	return s.next, nil
-}
-
-// forget drops the ids of flows that a whole dump did not show: they have ended.
-func (s *pyctdSession) forget(seen map[flowKey]uint32) {
-	for key, id := range s.handles {
-		if _, ok := seen[key]; !ok {
-			delete(s.flows, id)
-		}
-	}
-	s.handles = seen
 }
 
 // row writes a flow with the attribute names of pynetfilter_conntrack.
@@ -329,6 +247,7 @@ func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer p.leave(s)
 	if len(args) != 2 {
 		return nil, invalidParams("kill takes a session id and a list of ids")
 	}
@@ -336,16 +255,22 @@ func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer p.renew(s)
+	if err := s.await(ctx); err != nil {
+		return nil, err
+	}
+	defer s.done()
 	var keys []conntrack.Key
+	var failures []error
 	for _, id := range ids {
-		if key, ok := s.flows[id]; ok {
+		switch key, err := p.find(ctx, s, id); {
+		case err == nil:
 			keys = append(keys, key)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case !errors.Is(err, conntrack.ErrNotFound):
+			failures = append(failures, err)
 		}
 	}
-	var failures []error
 	for _, err := range p.service.Table.Kill(ctx, keys) {
 		if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
 			failures = append(failures, err)
@@ -396,6 +321,7 @@ func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer p.leave(s)
 	if len(args) != 4 {
 		return nil, invalidParams(`change takes a session id, "mark" or "timeout", an id and a value`)
 	}
@@ -417,15 +343,19 @@ func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
 	default:
 		return nil, invalidParams(`change: want "mark" or "timeout"`)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer p.renew(s)
-	key, ok := s.flows[id]
-	if !ok {
+	if err := s.await(ctx); err != nil {
+		return nil, err
+	}
+	defer s.done()
+	key, err := p.find(ctx, s, id)
+	if errors.Is(err, conntrack.ErrNotFound) {
 		return nil, &wire.Error{
 			Code: wire.NotFound, Message: "no flow has the id " + strconv.FormatUint(uint64(id), 10) + " in this session",
 			Hint: "it has ended, or view was not called yet",
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return nothing, p.service.Table.Modify(ctx, []conntrack.Key{key}, change)[0]
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"ctd/conntrack"
 	"ctd/rpc/wire"
@@ -26,16 +28,28 @@ type selection struct {
 	filter conntrack.Filter
 	named  []selector // instead of the filter
 	max    int
+	count  *int       // how many the caller expects
+	before *time.Time // only flows that began before
+}
+
+// guards are the parameters that keep a change from meaning more than the caller thinks.
+type guards struct {
+	max, expectCount *int
+	createdBefore    *time.Time
+	all              bool
 }
 
 // readSelection reads the parameters that kill and modify have in common.
-func readSelection(filter wire.Filter, flows []any, all bool, most *int) (*selection, error) {
-	sel := &selection{max: defaultMax}
-	if most != nil {
-		if *most < 0 {
-			return nil, invalidParams("max: %d is below 0", *most)
+func readSelection(filter wire.Filter, flows []any, g guards) (*selection, error) {
+	sel := &selection{max: defaultMax, count: g.expectCount, before: g.createdBefore}
+	if g.max != nil {
+		if *g.max < 0 {
+			return nil, invalidParams("max: %d is below 0", *g.max)
 		}
-		sel.max = *most
+		sel.max = *g.max
+	}
+	if g.expectCount != nil && *g.expectCount < 0 {
+		return nil, invalidParams("expect_count: %d is below 0", *g.expectCount)
 	}
 	var err error
 	if sel.filter, err = readFilter(filter); err != nil {
@@ -44,9 +58,9 @@ func readSelection(filter wire.Filter, flows []any, all bool, most *int) (*selec
 	switch {
 	case flows != nil && filter != nil:
 		return nil, invalidParams("filter and flows can't be given together")
-	case flows != nil && all:
+	case flows != nil && g.all:
 		return nil, invalidParams("all is for an empty filter; flows are given")
-	case flows == nil && sel.filter.IsZero() && !all:
+	case flows == nil && sel.filter.IsZero() && !g.all:
 		return nil, &wire.Error{
 			Code: wire.InvalidParams, Message: "an empty filter means every flow, which needs all: true",
 			Hint: `give a filter such as {"src": "10.0.0.7"}, or flows, or all: true`,
@@ -70,25 +84,67 @@ func readSelection(filter wire.Filter, flows []any, all bool, most *int) (*selec
 	return sel, nil
 }
 
-// collect returns the flows that are meant: how many, and the first maxHeld of them. It is an
-// error if they are more than max.
-func (sel *selection) collect(ctx context.Context, t Table) (matched int, held []conntrack.Flow, err error) {
+// flows gives the flows that are meant.
+func (sel *selection) flows(ctx context.Context, t Table) iter.Seq2[conntrack.Flow, error] {
+	flows := t.Flows(ctx, sel.filter)
 	if sel.named != nil {
-		held, err = resolve(ctx, t, sel.named)
-		matched = len(held)
-	} else {
-		for f, err := range t.Flows(ctx, sel.filter) {
-			if err != nil {
-				return 0, nil, err
+		flows = resolved(ctx, t, sel.named)
+	}
+	if sel.before == nil {
+		return flows
+	}
+	return func(yield func(conntrack.Flow, error) bool) {
+		for f, err := range flows {
+			if err == nil && f.Start == 0 {
+				err = &wire.Error{
+					Code: wire.Unsupported, Message: "created_before: a flow that matches has no start",
+					Hint: "set net.netfilter.nf_conntrack_timestamp to 1; flows that began before that keep having none",
+				}
 			}
-			matched++
-			if matched <= min(sel.max, maxHeld) {
-				held = append(held, f)
+			if err == nil && !f.StartTime().Before(*sel.before) {
+				continue
+			}
+			if !yield(f, err) || err != nil {
+				return
 			}
 		}
 	}
-	if err != nil {
-		return 0, nil, err
+}
+
+// resolved gives what resolve finds.
+func resolved(ctx context.Context, t Table, named []selector) iter.Seq2[conntrack.Flow, error] {
+	return func(yield func(conntrack.Flow, error) bool) {
+		found, err := resolve(ctx, t, named)
+		if err != nil {
+			yield(conntrack.Flow{}, err)
+			return
+		}
+		for _, f := range found {
+			if !yield(f, nil) {
+				return
+			}
+		}
+	}
+}
+
+// collect returns the flows that are meant: how many, and the first maxHeld of them. It is an
+// error if they are more than max, or not as many as the caller expects.
+func (sel *selection) collect(ctx context.Context, t Table) (matched int, held []conntrack.Flow, err error) {
+	for f, err := range sel.flows(ctx, t) {
+		if err != nil {
+			return 0, nil, err
+		}
+		matched++
+		if sel.named != nil || matched <= min(sel.max, maxHeld) {
+			held = append(held, f)
+		}
+	}
+	if sel.count != nil && matched != *sel.count {
+		return 0, nil, &wire.Error{
+			Code:    wire.Conflict,
+			Message: fmt.Sprintf("%d flows match, not %d as expected; nothing was changed", matched, *sel.count),
+			Hint:    "list again and see what came or went",
+		}
 	}
 	if matched > sel.max {
 		return 0, nil, &wire.Error{
@@ -98,6 +154,23 @@ func (sel *selection) collect(ctx context.Context, t Table) (matched int, held [
 		}
 	}
 	return matched, held, nil
+}
+
+// next returns up to most of the flows that are meant and not in without.
+func (sel *selection) next(ctx context.Context, t Table, most int, without map[flowKey]bool) ([]conntrack.Flow, error) {
+	var held []conntrack.Flow
+	for f, err := range sel.flows(ctx, t) {
+		if err != nil {
+			return nil, err
+		}
+		if without[keyOf(&f)] {
+			continue
+		}
+		if held = append(held, f); len(held) == most {
+			break
+		}
+	}
+	return held, nil
 }
 
 // resolve finds the flows that the caller named; those that are gone are left out, and one that
@@ -119,7 +192,7 @@ func resolve(ctx context.Context, t Table, named []selector) ([]conntrack.Flow, 
 			ok = err == nil
 		}
 		ok = ok && s.fits(&f)
-		key := flowKey{f.ID, f.Orig}
+		key := keyOf(&f)
 		if ok && !f.Orig.IsZero() && !seen[key] {
 			seen[key] = true
 			found = append(found, f)
@@ -162,53 +235,6 @@ func keysOf(flows []conntrack.Flow) []conntrack.Key {
 		keys[i] = flows[i].Key()
 	}
 	return keys
-}
-
-// failure is a flow that the kernel would not let be changed.
-type failure struct {
-	flow conntrack.Flow
-	err  *wire.Error
-}
-
-// writeChanged writes the members that the results of kill and modify have in common.
-func writeChanged(e encoder, matched, changed int, flows []conntrack.Flow, truncated bool, failed []failure) {
-	w := flowWriter{e: e}
-	e.key("matched")
-	e.int(int64(matched))
-	e.key("changed")
-	e.boolean(changed > 0)
-	e.key("flows")
-	e.beginArray()
-	for i := range flows {
-		w.write(&flows[i])
-	}
-	e.endArray()
-	e.key("truncated")
-	e.boolean(truncated)
-	if len(failed) == 0 {
-		return
-	}
-	e.key("failed")
-	e.beginArray()
-	for i := range failed {
-		e.beginObject()
-		e.key("flow")
-		w.write(&failed[i].flow)
-		writeFailedMembers(e, failed[i].err)
-		e.endObject()
-	}
-	e.endArray()
-}
-
-func writeFailedMembers(e encoder, err *wire.Error) {
-	e.key("code")
-	e.str(string(err.Code))
-	e.key("message")
-	e.str(err.Message)
-	if err.Hint != "" {
-		e.key("hint")
-		e.str(err.Hint)
-	}
 }
 
 func joinSorted[V any](m map[string]V) string {

@@ -44,7 +44,10 @@ type Service struct {
 	Login func(ctx context.Context, user, password string) (Principal, error)
 	Pyctd PyctdConfig
 
-	now func() time.Time // time.Now where nil
+	// For tests; the real ones where nil or 0.
+	now        func() time.Time
+	afterFunc  func(d time.Duration, fn func())
+	maxHandles int
 }
 
 // Register adds all methods of s to r.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"time"
 
 	"ctd/rpc/wire"
 )
@@ -12,6 +13,10 @@ type choice struct {
 	DryRun     bool     `help:"Only say what would be done."`
 	Max        *int     `placeholder:"N" help:"Do nothing where more than so many match; the daemon's limit is 1000."`
 	All        bool     `help:"Without a filter: yes, every flow."`
+
+	ExpectCount   *int       `placeholder:"N" help:"Do nothing where not just so many match."`
+	CreatedBefore *time.Time `placeholder:"TIME" help:"Only flows that began before this time, e.g. 2026-11-22T04:15:00Z."`
+
 	Reason     string   `placeholder:"TEXT" help:"For the daemon's log."`
 	FailIfNone bool     `help:"Exit with 1 where nothing matches."`
 }
@@ -25,6 +30,9 @@ func (c *choice) selected(verb string) (filter wire.Filter, ids []any, err error
 	}
 	if c.Max != nil && *c.Max < 0 {
 		return nil, nil, usagef("--max can't be below 0")
+	}
+	if c.ExpectCount != nil && *c.ExpectCount < 0 {
+		return nil, nil, usagef("--expect-count can't be below 0")
 	}
 	return selection(c.Filter)
 }
@@ -52,7 +60,8 @@ func (k *killCmd) Run(s *session) error {
 	}
 	var r wire.KillResult
 	printed, err := s.call("conntrack.kill", wire.KillParams{
-		Filter: filter, Flows: ids, DryRun: k.DryRun, Max: k.Max, All: k.All, Reason: k.Reason,
+		Filter: filter, Flows: ids, DryRun: k.DryRun, Max: k.Max, ExpectCount: k.ExpectCount, CreatedBefore: k.CreatedBefore,
+		All: k.All, Reason: k.Reason,
 	}, &r)
 	if err != nil {
 		return err

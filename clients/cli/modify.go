@@ -38,7 +38,8 @@ func (m *modifyCmd) Run(s *session) error {
 	}
 	var r wire.ModifyResult
 	printed, err := s.call("conntrack.modify", wire.ModifyParams{
-		Filter: filter, Flows: ids, Set: set, DryRun: m.DryRun, Max: m.Max, All: m.All, Reason: m.Reason,
+		Filter: filter, Flows: ids, Set: set, DryRun: m.DryRun, Max: m.Max, ExpectCount: m.ExpectCount, CreatedBefore: m.CreatedBefore,
+		All: m.All, Reason: m.Reason,
 	}, &r)
 	if err != nil {
 		return err

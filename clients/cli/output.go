@@ -161,6 +161,10 @@ func (s *session) flows(flows []wire.Flow) error {
 // ends the command.
 func (s *session) failures(failed []wire.Failure) error {
 	for _, f := range failed {
+		if f.Flow.Orig == nil { // no single flow's
+			s.complain(f.Message, f.Hint)
+			continue
+		}
 		src, dst := sides(f.Flow.Orig)
 		s.complain(fmt.Sprintf("%s %s -> %s: %s", protocolCell(f.Flow.Protocol, f.Flow.ProtoNum), src, dst, f.Message), f.Hint)
 	}

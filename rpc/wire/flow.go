@@ -103,7 +103,7 @@ type ListParams struct {
 	Offset int      `json:"offset,omitempty" doc:"leave out so many first"`
 	Fields []string `json:"fields,omitempty" doc:"only these members of each flow, e.g. id, orig, reply.bytes"`
 	Rates  bool     `json:"rates,omitempty" doc:"sample twice, one second apart, and add each direction's rate"`
-	Zero   bool     `json:"zero,omitempty" doc:"reset the counters of the flows that are listed; takes the counts away from every other reader, needs operator"`
+	Zero   bool     `json:"zero,omitempty" doc:"reset the counters of the flows that are listed; takes the counts away from every other reader, needs operator, can't go with limit, offset or a filter by rate"`
 	Table  string   `json:"table,omitempty" doc:"which table" enum:"conntrack,dying,unconfirmed"`
 }
 
@@ -144,7 +144,7 @@ type CountParams struct {
 
 // CountResult is the result of conntrack.count.
 type CountResult struct {
-	Count  int          `json:"count" doc:"flows that the filter matched"`
+	Count  int          `json:"count" doc:"flows that the filter matched; without filter and by the kernel's own counter, in which are also entries that are not confirmed yet or are dying"`
 	Groups []CountGroup `json:"groups,omitempty" doc:"largest first; only with by"`
 }
 
@@ -154,12 +154,17 @@ type CountGroup struct {
 	Count int    `json:"count" doc:"flows in the group"`
 }
 
-// KillParams are the parameters of conntrack.kill.
+// KillParams are the parameters of conntrack.kill. The places of these members are fixed: those
+// that come later, such as for cutting connections, are given by name.
 type KillParams struct {
 	Filter Filter `json:"filter,omitempty" doc:"which flows; an empty filter needs all"`
 	Flows  []any  `json:"flows,omitempty" doc:"flows by id or as objects, instead of a filter"`
 	DryRun bool   `json:"dry_run,omitempty" doc:"only say what would be killed"`
 	Max    *int   `json:"max,omitempty" doc:"kill nothing where more than so many match; 1000 where absent"`
+
+	ExpectCount   *int       `json:"expect_count,omitempty" doc:"kill nothing where not just so many match"`
+	CreatedBefore *time.Time `json:"created_before,omitempty" doc:"only flows that began before this time; needs net.netfilter.nf_conntrack_timestamp"`
+
 	All    bool   `json:"all,omitempty" doc:"with an empty filter: yes, every flow"`
 	Reason string `json:"reason,omitempty" doc:"for the log"`
 }
@@ -170,13 +175,13 @@ type KillResult struct {
 	Matched   int       `json:"matched" doc:"flows that were meant"`
 	Changed   bool      `json:"changed" doc:"whether anything was killed"`
 	Flows     []Flow    `json:"flows" doc:"what was killed, or would be; at most 1000 of them"`
-	Truncated bool      `json:"truncated" doc:"whether flows leaves out some"`
-	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused"`
+	Truncated bool      `json:"truncated" doc:"whether flows or failed leaves out some"`
+	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused; at most 1000 of them"`
 }
 
-// Failure is one flow that could not be changed.
+// Failure is one flow that could not be changed, or without a flow, what ended a change half way.
 type Failure struct {
-	Flow    Flow   `json:"flow" doc:"the flow, unchanged"`
+	Flow    Flow   `json:"flow" doc:"the flow as it is now, or was last where it has ended; absent where the failure is no single flow's: then flows were left that nobody tried"`
 	Code    Code   `json:"code" doc:"a name of the table of errors"`
 	Message string `json:"message" doc:"what went wrong"`
 	Hint    string `json:"hint,omitempty" doc:"what to do next"`
@@ -200,13 +205,18 @@ type NAT struct {
 	Dst string `json:"dst,omitempty" doc:"destination, e.g. 10.0.0.7:80"`
 }
 
-// ModifyParams are the parameters of conntrack.modify.
+// ModifyParams are the parameters of conntrack.modify. Set comes before the guards of the selection,
+// which are otherwise in KillParams's order: it is what a caller by position can't leave out.
 type ModifyParams struct {
 	Filter Filter `json:"filter,omitempty" doc:"which flows; an empty filter needs all"`
 	Flows  []any  `json:"flows,omitempty" doc:"flows by id or as objects, instead of a filter"`
 	Set    Set    `json:"set" doc:"what to change"`
 	DryRun bool   `json:"dry_run,omitempty" doc:"only say what would be changed"`
 	Max    *int   `json:"max,omitempty" doc:"change nothing where more than so many match; 1000 where absent"`
+
+	ExpectCount   *int       `json:"expect_count,omitempty" doc:"change nothing where not just so many match"`
+	CreatedBefore *time.Time `json:"created_before,omitempty" doc:"only flows that began before this time; needs net.netfilter.nf_conntrack_timestamp"`
+
 	All    bool   `json:"all,omitempty" doc:"with an empty filter: yes, every flow"`
 	Reason string `json:"reason,omitempty" doc:"for the log"`
 }
@@ -217,8 +227,8 @@ type ModifyResult struct {
 	Matched   int       `json:"matched" doc:"flows that were meant"`
 	Changed   bool      `json:"changed" doc:"whether anything was modified"`
 	Flows     []Flow    `json:"flows" doc:"the flows as they are now; at most 1000 of them"`
-	Truncated bool      `json:"truncated" doc:"whether flows leaves out some"`
-	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused"`
+	Truncated bool      `json:"truncated" doc:"whether flows or failed leaves out some"`
+	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused; at most 1000 of them"`
 }
 
 // CreateParams are the parameters of conntrack.create: a flow. The reply direction may be left

@@ -143,6 +143,13 @@ func (s *Server) choose(p map[string]any, member string) ([]int, *wire.Error) {
 		return nil, &wire.Error{Code: wire.InvalidParams, Message: "an empty filter needs all", Hint: "set all to true"}
 	}
 	hits, err := s.match(p["filter"])
+	if before, ok := p["created_before"].(string); ok {
+		t, _ := time.Parse(time.RFC3339Nano, before)
+		hits = slices.DeleteFunc(hits, func(i int) bool { return s.flows[i].Start.IsZero() || !s.flows[i].Start.Before(t) })
+	}
+	if n := p["expect_count"]; err == nil && n != nil && fmt.Sprint(n) != fmt.Sprint(len(hits)) {
+		return nil, &wire.Error{Code: wire.Conflict, Message: fmt.Sprintf("%d flows match, not %v as expected", len(hits), n), Hint: "list again"}
+	}
 	if m := p["max"]; err == nil && m != nil && fmt.Sprint(m) < fmt.Sprint(len(hits)) {
 		return nil, &wire.Error{Code: wire.LimitExceeded, Message: fmt.Sprintf("%d flows match, more than max %v", len(hits), m), Hint: "nothing was done; raise max"}
 	}

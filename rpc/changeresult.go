@@ -1,0 +1,89 @@
+package rpc
+
+import (
+	"context"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+// changeResult is wire.KillResult or wire.ModifyResult.
+type changeResult struct {
+	verb      string // the member that says how many: killed or modified
+	n         int
+	matched   int
+	flows     []conntrack.Flow
+	truncated bool
+	failed    []failure
+}
+
+// failure is a flow that could not be changed; without a flow it is what kept the others from being
+// tried.
+type failure struct {
+	flow *conntrack.Flow
+	err  *wire.Error
+}
+
+// show adds flows to those that the result shows.
+func (r *changeResult) show(flows ...conntrack.Flow) {
+	room := min(maxShown-len(r.flows), len(flows))
+	r.flows = append(r.flows, flows[:room]...)
+	r.truncated = r.truncated || room < len(flows)
+}
+
+// full tells whether the result shows no more flows.
+func (r *changeResult) full() bool { return len(r.flows) >= maxShown }
+
+// fail adds a failure to those that the result shows. flow is nil where it is not one flow's.
+func (r *changeResult) fail(flow *conntrack.Flow, err error) {
+	r.truncated = r.truncated || flow == nil || len(r.failed) >= maxShown
+	if len(r.failed) < maxShown || flow == nil {
+		r.failed = append(r.failed, failure{flow, ErrorOf(err)})
+	}
+}
+
+func (r *changeResult) stream(_ context.Context, e encoder) error {
+	w := flowWriter{e: e}
+	e.beginObject()
+	e.key(r.verb)
+	e.int(int64(r.n))
+	e.key("matched")
+	e.int(int64(r.matched))
+	e.key("changed")
+	e.boolean(r.n > 0)
+	e.key("flows")
+	e.beginArray()
+	for i := range r.flows {
+		w.write(&r.flows[i])
+	}
+	e.endArray()
+	e.key("truncated")
+	e.boolean(r.truncated)
+	if len(r.failed) > 0 {
+		e.key("failed")
+		e.beginArray()
+		for i := range r.failed {
+			e.beginObject()
+			if flow := r.failed[i].flow; flow != nil {
+				e.key("flow")
+				w.write(flow)
+			}
+			writeFailedMembers(e, r.failed[i].err)
+			e.endObject()
+		}
+		e.endArray()
+	}
+	e.endObject()
+	return nil
+}
+
+func writeFailedMembers(e encoder, err *wire.Error) {
+	e.key("code")
+	e.str(string(err.Code))
+	e.key("message")
+	e.str(err.Message)
+	if err.Hint != "" {
+		e.key("hint")
+		e.str(err.Hint)
+	}
+}

@@ -1,0 +1,157 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"ctd/conntrack"
+)
+
+// modification is what flows shall become.
+type modification struct {
+	change conntrack.Change
+	nat    *conntrack.NAT
+}
+
+// modified is one flow on its way through a modification.
+type modified struct {
+	was     conntrack.Flow // before
+	now     conntrack.Flow // with other addresses where it was made anew, else was
+	renewed bool           // made anew with other addresses
+	changed bool           // by the change
+	err     error
+}
+
+// apply changes the flows, which are looked at in order. The addresses come first: a flow is made
+// anew for them, with all that is to be changed, and can be given the old ones back if the change
+// fails, while not every change can be taken back.
+func (m *modification) apply(ctx context.Context, t Table, flows []conntrack.Flow) []modified {
+	items := make([]modified, len(flows))
+	var keys []conntrack.Key
+	var at []int
+	for i := range flows {
+		item := &items[i]
+		item.was, item.now = flows[i], flows[i]
+		if m.translates(&item.was) {
+			m.renew(ctx, t, item)
+		}
+		if item.err == nil && m.alters(&item.now) {
+			keys, at = append(keys, item.now.Key()), append(at, i)
+		}
+	}
+	if len(keys) == 0 {
+		return items
+	}
+	for j, err := range t.Modify(ctx, keys, m.change) {
+		item := &items[at[j]]
+		item.changed, item.err = err == nil, err
+		if err != nil && item.renewed {
+			item.restore(ctx, t)
+		}
+	}
+	return items
+}
+
+// alters tells whether the change would make anything other than it is. A timeout always is: it runs
+// down.
+func (m *modification) alters(f *conntrack.Flow) bool {
+	c := &m.change
+	return c.Timeout != nil ||
+		c.Status&^f.Status != 0 ||
+		c.Mark != nil && f.Mark&c.Mark.Mask != c.Mark.Value&c.Mark.Mask ||
+		c.Labels != nil && !labelsEqual(&f.Labels, c.Labels) ||
+		c.Helper != nil && f.Helper != *c.Helper ||
+		c.State != nil && (f.State != *c.State || f.Proto() != conntrack.TCP)
+}
+
+func labelsEqual(have *conntrack.Labels, want *conntrack.MaskedLabels) bool {
+	for i := range have {
+		if have[i]&want.Mask[i] != want.Value[i]&want.Mask[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// translates tells whether the flow is to have other addresses than it has.
+func (m *modification) translates(f *conntrack.Flow) bool {
+	if m.nat == nil {
+		return false
+	}
+	r := &f.Reply
+	srcPort := r.DstPort
+	if r.Proto.IsICMP() {
+		srcPort = r.ICMPID
+	}
+	differs := func(want netip.AddrPort, addr netip.Addr, port uint16) bool {
+		return want.Addr().IsValid() && want.Addr() != addr || want.Port() != 0 && want.Port() != port
+	}
+	return differs(m.nat.Src, r.Dst, srcPort) || differs(m.nat.Dst, r.Src, r.SrcPort)
+}
+
+// renew gives the flow its other addresses, unless it is known already that the change will fail.
+func (m *modification) renew(ctx context.Context, t Table, item *modified) {
+	switch c := &m.change; {
+	case c.Timeout != nil && item.was.Status&conntrack.StatusFixedTimeout != 0:
+		item.err = conntrack.ErrFixedTimeout
+		return
+	case c.State != nil && item.was.Proto() != conntrack.TCP:
+		item.err = conntrack.ErrNotTCP
+		return
+	}
+	made, err := t.Replace(ctx, item.was.Key(), *m.nat)
+	if err != nil {
+		item.err = err
+		return
+	}
+	item.now, item.renewed = made, true
+}
+
+// restore gives the flow its old addresses back after the change failed, even if the caller has
+// gone meanwhile.
+func (item *modified) restore(ctx context.Context, t Table) {
+	r := &item.was.Reply
+	srcPort := r.DstPort
+	if r.Proto.IsICMP() {
+		srcPort = r.ICMPID
+	}
+	old, err := t.Replace(context.WithoutCancel(ctx), item.now.Key(), conntrack.NAT{
+		Src: netip.AddrPortFrom(r.Dst, srcPort), Dst: netip.AddrPortFrom(r.Src, r.SrcPort),
+	})
+	if err != nil {
+		item.err = fmt.Errorf("%w; and the old addresses could not be given back: %w", item.err, err)
+		return
+	}
+	item.now = old
+}
+
+// report adds the flow to a result, read again as far as the result shows it.
+func (item *modified) report(ctx context.Context, t Table, r *changeResult) {
+	switch {
+	case item.err != nil:
+		f := item.now
+		if len(r.failed) < maxShown {
+			if read, err := t.Get(ctx, f.Key()); err == nil {
+				f = read
+			}
+		}
+		r.fail(&f, item.err)
+	case !item.renewed && !item.changed:
+		r.show(item.was)
+	default:
+		r.n++
+		if r.full() {
+			r.truncated = true
+			return
+		}
+		f, err := t.Get(ctx, item.now.Key())
+		switch {
+		case err == nil:
+			r.show(f)
+		case !errors.Is(err, conntrack.ErrNotFound): // it may have ended, by its new timeout even
+			r.truncated = true
+		}
+	}
+}

@@ -1,0 +1,214 @@
+package rpc
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+const (
+	// sessionIdle is how long a session lives unused.
+	sessionIdle = 10 * time.Second
+	// maxSessions bounds the sessions at a time.
+	maxSessions = 256
+	// maxHandles bounds the ids that all sessions hold together, each of some 200 bytes.
+	maxHandles = 2_000_000
+)
+
+// pyctd are the sessions of its clients.
+type pyctd struct {
+	service    *Service
+	now        func() time.Time
+	afterFunc  func(d time.Duration, fn func())
+	maxHandles int
+
+	mu       sync.Mutex
+	sessions map[string]*pyctdSession
+	handles  int  // ids held by all sessions
+	timer    bool // whether a sweep is to come
+}
+
+// pyctdSession is one client between login and its last call.
+type pyctdSession struct {
+	sid       string
+	principal Principal
+
+	// Of pyctd.mu:
+	used   time.Time
+	active int // calls that run or wait; meanwhile the session doesn't end
+	held   int // ids it holds
+
+	turn chan struct{} // held during a call: a session's calls come one by one
+	next uint32
+	view uint32 // number of the last view
+	ids  map[flowKey]pyctdID
+	keys map[uint32]flowKey
+}
+
+// pyctdID is the id of a flow and the last view that showed it.
+type pyctdID struct{ id, view uint32 }
+
+// newPyctdSessions returns the sessions of a service, of which there are none yet.
+func newPyctdSessions(s *Service) *pyctd {
+	p := &pyctd{
+		service: s, now: s.now, afterFunc: s.afterFunc, maxHandles: cmp.Or(s.maxHandles, maxHandles),
+		sessions: make(map[string]*pyctdSession),
+	}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if p.afterFunc == nil {
+		p.afterFunc = func(d time.Duration, fn func()) { time.AfterFunc(d, fn) }
+	}
+	return p
+}
+
+// expire forgets the sessions that were not used for sessionIdle. p.mu is held.
+func (p *pyctd) expire() {
+	for sid, s := range p.sessions {
+		if s.active == 0 && p.now().Sub(s.used) > sessionIdle {
+			p.handles -= s.held
+			delete(p.sessions, sid)
+		}
+	}
+}
+
+// schedule has the sessions that end swept away while there are any, so that they give back their
+// memory though nobody calls. p.mu is held.
+func (p *pyctd) schedule() {
+	if p.timer || len(p.sessions) == 0 {
+		return
+	}
+	p.timer = true
+	p.afterFunc(sessionIdle+time.Second, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.timer = false
+		p.expire()
+		p.schedule()
+	})
+}
+
+func errNoSession() *wire.Error {
+	return &wire.Error{Code: wire.Unauthenticated, Message: "no such session", Hint: "call login again"}
+}
+
+// session returns the session that the first argument names, if its caller has a role, and begins
+// a call of it, which must end by leave. An id that isn't known and one that has ended look the
+// same.
+func (p *pyctd) session(ctx context.Context, args []any, role wire.Role) (*pyctdSession, error) {
+	if len(args) == 0 {
+		return nil, errNoSession()
+	}
+	sid, _ := args[0].(string)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.expire()
+	s := p.sessions[sid]
+	if s == nil {
+		return nil, errNoSession()
+	}
+	s.used = p.now()
+	CallLogFrom(ctx).principal(s.principal)
+	if !s.principal.May(role) {
+		return nil, &wire.Error{
+			Code: wire.PermissionDenied, Message: "this needs the role " + role,
+			Hint: s.principal.Name() + " has the role " + s.principal.Role(),
+		}
+	}
+	s.active++
+	return s, nil
+}
+
+// leave ends a call: the session lasts from now on, however long the call took.
+func (p *pyctd) leave(s *pyctdSession) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.active--
+	s.used = p.now()
+}
+
+// await waits for the session's other calls to end, or ctx. The caller gives done its turn back.
+func (s *pyctdSession) await(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *pyctdSession) done() { <-s.turn }
+
+// id returns the id of a flow in the session, and whether this view has shown it already. Ids count
+// up from 1, so that none is ever given to another flow (as far as flowKey can tell them apart),
+// and stay within 31 bits, which is what every client can read.
+func (p *pyctd) id(s *pyctdSession, f *conntrack.Flow) (id uint32, twice bool, err error) {
+	key := keyOf(f)
+	if have, ok := s.ids[key]; ok {
+		s.ids[key] = pyctdID{have.id, s.view}
+		return have.id, have.view == s.view, nil
+	}
+	if s.next == math.MaxInt32 {
+		return 0, false, &wire.Error{Code: wire.LimitExceeded, Message: "the session's ids are used up", Hint: "call login again"}
+	}
+	if !p.reserve(s) {
+		return 0, false, &wire.Error{
+			Code: wire.LimitExceeded, Message: "too many flows for the ids of all sessions together",
+			Hint: "call conntrack.list with a filter, which needs no ids",
+		}
+	}
+	s.next++
+	s.ids[key] = pyctdID{s.next, s.view}
+	s.keys[s.next] = key
+	return s.next, false, nil
+}
+
+// reserve counts an id that a session will hold.
+func (p *pyctd) reserve(s *pyctdSession) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.handles >= p.maxHandles {
+		p.expire()
+	}
+	if p.handles >= p.maxHandles {
+		return false
+	}
+	p.handles++
+	s.held++
+	return true
+}
+
+// forget drops the ids of a session that ended tells.
+func (p *pyctd) forget(s *pyctdSession, ended func(id pyctdID) bool) {
+	for key, id := range s.ids {
+		if ended(id) {
+			delete(s.ids, key)
+			delete(s.keys, id.id)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handles -= s.held - len(s.ids)
+	s.held = len(s.ids)
+}
+
+// find returns what names the flow with an id to the table, if it is the same flow still:
+// ErrNotFound where another one has taken its place. The kernel compares ids, which the new one
+// mostly shares, but not starts; so the flow is read just before.
+func (p *pyctd) find(ctx context.Context, s *pyctdSession, id uint32) (conntrack.Key, error) {
+	held, ok := s.keys[id]
+	if !ok {
+		return conntrack.Key{}, conntrack.ErrNotFound
+	}
+	f, err := p.service.Table.Get(ctx, held.key())
+	if err == nil && keyOf(&f) != held {
+		err = conntrack.ErrNotFound
+	}
+	return held.key(), err
+}
