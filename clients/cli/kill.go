@@ -9,16 +9,16 @@ import (
 
 // choice is which flows a change is about; kill and modify share it.
 type choice struct {
-	Filter     []string `arg:"" optional:"" help:"Which flows, as key=value words, or their ids."`
-	DryRun     bool     `help:"Only say what would be done."`
-	Max        *int     `placeholder:"N" help:"Do nothing where more than so many match; the daemon's limit is 1000."`
-	All        bool     `help:"Without a filter: yes, every flow."`
+	Filter []string `arg:"" optional:"" help:"Which flows, as key=value words, or their ids."`
+	DryRun bool     `help:"Only say what would be done."`
+	Max    *int     `placeholder:"N" help:"Do nothing where more than so many match; the daemon's limit is 1000."`
+	All    bool     `help:"Without a filter: yes, every flow."`
 
 	ExpectCount   *int       `placeholder:"N" help:"Do nothing where not just so many match."`
 	CreatedBefore *time.Time `placeholder:"TIME" help:"Only flows that began before this time, e.g. 2026-11-22T04:15:00Z."`
 
-	Reason     string   `placeholder:"TEXT" help:"For the daemon's log."`
-	FailIfNone bool     `help:"Exit with 1 where nothing matches."`
+	Reason     string `placeholder:"TEXT" help:"For the daemon's log."`
+	FailIfNone bool   `help:"Exit with 1 where nothing matches."`
 }
 
 // selected returns filter or ids; an empty choice without --all is refused here already.
