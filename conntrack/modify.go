@@ -257,8 +257,8 @@ func (n NAT) check(p Protocol) error {
 	return nil
 }
 
-// apply returns a flow's reply direction with the translation n.
-func (n NAT) apply(r Tuple) Tuple {
+// Apply returns a flow's reply direction with the translation n.
+func (n NAT) Apply(r Tuple) Tuple {
 	if n.Src.Addr().IsValid() {
 		r.Dst = n.Src.Addr()
 	}

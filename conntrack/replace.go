@@ -37,7 +37,7 @@ func (t *Table) prepareReplace(ctx context.Context, k Key, nat NAT) (old, next F
 		return old, next, err
 	}
 	next = old
-	next.Reply = nat.apply(old.Reply)
+	next.Reply = nat.Apply(old.Reply)
 	if next.Reply == old.Reply {
 		return old, next, nil
 	}

@@ -116,11 +116,11 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 		return nil, err
 	}
 	result := &changeResult{verb: "modified", matched: matched}
-	if p.DryRun {
-		result.show(flows...)
-		return result, nil
-	}
 	m := modification{change: change, nat: nat}
+	if p.DryRun {
+		m.try(ctx, s.Table, flows, result)
+		return result, ctx.Err()
+	}
 	items := m.apply(ctx, s.Table, flows)
 	for i := range items {
 		items[i].report(ctx, s.Table, result)
@@ -300,10 +300,8 @@ func (s *Service) create(ctx context.Context, p *wire.CreateParams) (any, error)
 		return nil, err
 	}
 	if p.DryRun {
-		if f, err = conntrack.CheckCreate(f); err != nil {
-			return nil, err
-		}
-		return flowResult(f), nil
+		f, err = s.Table.CanCreate(ctx, f)
+		return flowResult(f), err
 	}
 	f, err = s.Table.Create(ctx, f)
 	return flowResult(f), err

@@ -55,6 +55,8 @@ var layerTable = [...]layerRow{
 	{conntrack.ErrAmbiguous, wire.Conflict, "list the flows with this id and give one with its tuple"},
 	{conntrack.ErrNATTaken, wire.Conflict, "choose another address or port"},
 	{conntrack.ErrFixedTimeout, wire.Conflict, "the kernel never changes a fixed timeout again; kill the flow instead"},
+	{conntrack.ErrExpectLimit, wire.LimitExceeded, "kill one of the master's expectations first, or wait until it ends"},
+	{conntrack.ErrNetNSGone, wire.Unavailable, "restart the daemon, so that it opens the namespace of this name"},
 	{conntrack.ErrInterrupted, wire.Busy, "try again"},
 	{conntrack.ErrClosed, wire.Unavailable, "the daemon is stopping; try again when it has started"},
 }

@@ -186,29 +186,54 @@ func writeExpect(e encoder, x *conntrack.Expect) {
 	e.endObject()
 }
 
-// readExpectID returns the id of an expectation that the caller names.
-func readExpectID(path string, v any) (uint32, error) {
+// expectSelector is one expectation that the caller named.
+type expectSelector struct {
+	id    uint32
+	tuple conntrack.Tuple // compared where the caller gave it too
+}
+
+// readExpectSelector reads an expectation that the caller names: an id as number or text, or an
+// expectation as a list gives it.
+func readExpectSelector(path string, v any) (s expectSelector, err error) {
 	id, ok := idOf(v)
 	if !ok {
 		var w wire.Expect
 		if err := decodeStrict(path, v, &w); err != nil {
-			return 0, err
+			return s, err
 		}
 		id = strconv.FormatUint(uint64(w.ID), 10)
+		if w.Tuple != nil {
+			proto, err := readProtocol(path, &wire.Flow{Protocol: w.Protocol, ProtoNum: w.ProtoNum, Orig: w.Tuple})
+			if err != nil {
+				return s, err
+			}
+			if s.tuple, err = readTuple(path+".tuple", w.Tuple, proto); err != nil {
+				return s, err
+			}
+		}
 	}
 	n, ok := wire.ParseUint(id, math.MaxUint32)
 	if !ok || n == 0 {
-		return 0, invalidParams("%s: an expectation is named by its id, a number from 1 to 4294967295; list to find it", path)
+		return s, invalidParams("%s: an expectation is named by its id, a number from 1 to 4294967295; list to find it", path)
 	}
-	return uint32(n), nil
+	s.id = uint32(n)
+	return s, nil
+}
+
+// fits tells whether x is the expectation that the caller named.
+func (s *expectSelector) fits(x *conntrack.Expect) bool {
+	return s.id == x.ID && (s.tuple.IsZero() || s.tuple == x.Tuple)
 }
 
 func (s *Service) expectGet(ctx context.Context, p *wire.ExpectGetParams) (any, error) {
-	id, err := readExpectID("expect", p.Expect)
+	sel, err := readExpectSelector("expect", p.Expect)
 	if err != nil {
 		return nil, err
 	}
-	x, err := s.Table.GetExpect(ctx, id)
+	x, err := s.Table.GetExpect(ctx, sel.id)
+	if err == nil && !sel.fits(&x) {
+		err = conntrack.ErrNotFound
+	}
 	return expectResult(x), err
 }
 
@@ -235,6 +260,7 @@ func (s *Service) expectCreate(ctx context.Context, p *wire.ExpectCreateParams) 
 	}
 	if p.DryRun {
 		x, err = conntrack.CheckCreateExpect(x)
+		x.Helper = master.Helper
 		return expectResult(x), err
 	}
 	x, err = s.Table.CreateExpect(ctx, x)
@@ -391,15 +417,18 @@ func readExpectSelection(p *wire.ExpectKillParams) (func(x *conntrack.Expect) bo
 			return filter.Match(&f)
 		}, nil
 	}
-	ids := make(map[uint32]bool)
+	named := make(map[uint32]expectSelector)
 	for i, v := range p.Expects {
-		id, err := readExpectID(fmt.Sprintf("expects[%d]", i), v)
+		sel, err := readExpectSelector(fmt.Sprintf("expects[%d]", i), v)
 		if err != nil {
 			return nil, err
 		}
-		ids[id] = true
+		named[sel.id] = sel
 	}
-	return func(x *conntrack.Expect) bool { return ids[x.ID] }, nil
+	return func(x *conntrack.Expect) bool {
+		sel, ok := named[x.ID]
+		return ok && sel.fits(x)
+	}, nil
 }
 
 func (s *Service) expectFlush(ctx context.Context, p *wire.ExpectFlushParams) (any, error) {

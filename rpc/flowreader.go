@@ -22,6 +22,9 @@ type selector struct {
 	key conntrack.Key
 	// reply is the tuple of the reply direction where the caller gave both, to be compared.
 	reply conntrack.Tuple
+	// family and proto are compared where the caller gave them; FamilyAny and nil are none.
+	family conntrack.Family
+	proto  *conntrack.Protocol
 	// start is when the flow began where the caller gave it, to be compared: a new flow with the
 	// tuple of one that ended mostly gets its id too.
 	start time.Time
@@ -46,13 +49,18 @@ func readSelector(path string, v any) (selector, error) {
 	if f.ID == 0 && f.Orig == nil && f.Reply == nil {
 		return s, invalidParams("%s: the flow needs an id, orig or reply", path)
 	}
-	if f.Orig == nil && f.Reply == nil {
+	var ok bool
+	if s.family, ok = conntrack.ParseFamily(f.Family); !ok {
+		return s, invalidParams("%s.family: %s is neither ipv4 nor ipv6", path, quoted(f.Family))
+	}
+	if f.Orig == nil && f.Reply == nil && f.Protocol == "" && f.ProtoNum == 0 {
 		return s, nil
 	}
 	proto, err := readProtocol(path, &f)
 	if err != nil {
 		return s, err
 	}
+	s.proto = &proto
 	if f.Orig != nil {
 		if s.key.Orig, err = readTuple(path+".orig", f.Orig, proto); err != nil {
 			return s, err
@@ -85,6 +93,8 @@ func idOf(v any) (string, bool) {
 // fits tells whether f is the flow that the caller named.
 func (s *selector) fits(f *conntrack.Flow) bool {
 	return (s.reply.IsZero() || s.reply == f.Reply) &&
+		(s.family == conntrack.FamilyAny || s.family == f.Family()) &&
+		(s.proto == nil || *s.proto == f.Proto()) &&
 		(s.start.IsZero() || s.start.Equal(f.StartTime()))
 }
 
@@ -184,6 +194,9 @@ func readFlow(path string, w *wire.Flow) (conntrack.Flow, error) {
 	if f.Orig, err = readTuple(path+".orig", w.Orig, proto); err != nil {
 		return f, err
 	}
+	if proto.HasPorts() && (w.Orig.SPort == nil || w.Orig.DPort == nil) {
+		return f, invalidParams("%s.orig: a %s flow needs sport and dport", path, proto)
+	}
 	if w.Reply != nil {
 		if f.Reply, err = readReply(path+".reply", w.Reply, f.Orig); err != nil {
 			return f, err
@@ -268,10 +281,10 @@ func readProtocolInfo(path string, w *wire.Flow, f *conntrack.Flow) error {
 	}
 	var ok bool
 	if w.TCP != nil {
-		if f.TCP.WScale, ok = pair(w.TCP.WScale); !ok {
+		if f.TCP.WScale, ok = pairOfBytes(w.TCP.WScale); !ok {
 			return invalidParams("%s.tcp.wscale: want two numbers: original, reply", path)
 		}
-		if f.TCP.Flags, ok = pair(w.TCP.Flags); !ok {
+		if f.TCP.Flags, ok = pairOfBytes(w.TCP.Flags); !ok {
 			return invalidParams("%s.tcp.flags: want two numbers: original, reply", path)
 		}
 		f.Set(conntrack.AttrTCP)
@@ -308,6 +321,11 @@ func pair[T any](s []T) (p [2]T, ok bool) {
 		return [2]T(s), true
 	}
 	return p, false
+}
+
+func pairOfBytes(s []uint16) (p [2]uint8, ok bool) {
+	wide, ok := pair(s)
+	return [2]uint8{uint8(wide[0]), uint8(wide[1])}, ok && max(wide[0], wide[1]) <= math.MaxUint8
 }
 
 func readSeqAdj(w wire.SeqAdj) conntrack.SeqAdj {

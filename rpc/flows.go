@@ -77,7 +77,28 @@ func (s *Service) list(ctx context.Context, p *wire.ListParams) (any, error) {
 		}
 		l.counted = true
 	}
+	if l.counted || p.Rates || filter.Uses("rate") {
+		l.flows = s.holding(ctx, l.flows)
+	}
 	return l, nil
+}
+
+// maxHolding is how many lists and counts may hold flows at a time; more of them wait. It bounds the
+// memory that they take together.
+const maxHolding = 2
+
+// holding gives the flows of a sequence that holds some, when fewer than maxHolding others do.
+func (s *Service) holding(ctx context.Context, flows iter.Seq2[conntrack.Flow, error]) iter.Seq2[conntrack.Flow, error] {
+	return func(yield func(conntrack.Flow, error) bool) {
+		select {
+		case s.places <- struct{}{}:
+			defer func() { <-s.places }()
+		case <-ctx.Done():
+			yield(conntrack.Flow{}, ctx.Err())
+			return
+		}
+		flows(yield)
+	}
 }
 
 // flowList is the result of conntrack.list: wire.ListResult, written as the dump goes.
@@ -122,8 +143,12 @@ func (l *flowList) stream(_ context.Context, e encoder) error {
 	return nil
 }
 
-// maxSorted bounds the flows that are held to be sorted or sampled; streaming lists hold none.
-const maxSorted = 100_000
+// maxSorted bounds the flows that a list holds to sort them, and maxSampled those of which it holds
+// the counters for their rates. Streaming lists hold none.
+const (
+	maxSorted  = 20_000
+	maxSampled = 100_000
+)
 
 // sampleTime is the time between the two samples of rates.
 const sampleTime = time.Second
@@ -140,7 +165,7 @@ var sortKeys = map[string]func(a, b *conntrack.Flow) int{
 	"sport":   func(a, b *conntrack.Flow) int { return cmp.Compare(a.Orig.SrcPort, b.Orig.SrcPort) },
 	"dport":   func(a, b *conntrack.Flow) int { return cmp.Compare(a.Orig.DstPort, b.Orig.DstPort) },
 	"mark":    func(a, b *conntrack.Flow) int { return cmp.Compare(a.Mark, b.Mark) },
-	"zone":    func(a, b *conntrack.Flow) int { return cmp.Compare(zoneOf(a), zoneOf(b)) },
+	"zone":    func(a, b *conntrack.Flow) int { return cmp.Compare(a.Zone, b.Zone) },
 	"proto":   func(a, b *conntrack.Flow) int { return cmp.Compare(a.Proto(), b.Proto()) },
 	"state":   func(a, b *conntrack.Flow) int { return cmp.Compare(a.StateName(), b.StateName()) },
 	"id":      func(a, b *conntrack.Flow) int { return cmp.Compare(a.ID, b.ID) },
@@ -148,9 +173,6 @@ var sortKeys = map[string]func(a, b *conntrack.Flow) int{
 
 func totalBytes(f *conntrack.Flow) uint64   { return f.OrigCounter.Bytes + f.ReplyCounter.Bytes }
 func totalPackets(f *conntrack.Flow) uint64 { return f.OrigCounter.Packets + f.ReplyCounter.Packets }
-
-// zoneOf returns the flow's zone as a filter sees it: also one that is good for one direction only.
-func zoneOf(f *conntrack.Flow) uint16 { return cmp.Or(f.Zone, f.Orig.Zone, f.Reply.Zone) }
 
 // sortsBy tells whether a sort parameter names a field.
 func sortsBy(sort, field string) bool { return sort == field || sort == "-"+field }
@@ -233,9 +255,9 @@ func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []c
 				yield(f, err)
 				return
 			}
-			if len(before) == maxSorted {
+			if len(before) == maxSampled {
 				yield(f, &wire.Error{
-					Code: wire.LimitExceeded, Message: "rates: more than " + strconv.Itoa(maxSorted) + " flows to sample",
+					Code: wire.LimitExceeded, Message: "rates: more than " + strconv.Itoa(maxSampled) + " flows to sample",
 					Hint: hint,
 				})
 				return
@@ -314,7 +336,7 @@ var groupKeys = map[string]func(f *conntrack.Flow) string{
 	"proto": func(f *conntrack.Flow) string { return f.Proto().String() },
 	"state": (*conntrack.Flow).StateName,
 	"mark":  func(f *conntrack.Flow) string { return strconv.FormatUint(uint64(f.Mark), 10) },
-	"zone":  func(f *conntrack.Flow) string { return strconv.Itoa(int(zoneOf(f))) },
+	"zone":  func(f *conntrack.Flow) string { return strconv.Itoa(int(f.Zone)) },
 	"user":  func(f *conntrack.Flow) string { return f.User },
 	"dport": func(f *conntrack.Flow) string {
 		if !f.Proto().HasPorts() {
@@ -337,6 +359,7 @@ func (s *Service) count(ctx context.Context, p *wire.CountParams) (any, error) {
 	if filter.Uses("rate") {
 		flows = s.sampled(ctx, filter, nil)
 	}
+	flows = s.holding(ctx, flows)
 	key := groupKeys[p.By]
 	var result wire.CountResult
 	counts := make(map[string]int)

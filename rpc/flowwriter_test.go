@@ -61,7 +61,7 @@ func fullWireFlow() wire.Flow {
 		},
 		SecCtx: "system_u", User: "jane",
 		Start: time.Unix(0, 1795342330609608093).UTC(), Stop: time.Unix(0, 1795342330609608094).UTC(),
-		TCP:      &wire.TCP{WScale: []uint8{7, 8}, Flags: []uint8{1, 2}},
+		TCP:      &wire.TCP{WScale: []uint16{7, 8}, Flags: []uint16{1, 2}},
 		SCTP:     &wire.SCTP{VTag: []uint32{1, 1 << 31}},
 		DCCP:     &wire.DCCP{Role: "server", HandshakeSeq: 1 << 40},
 		SeqAdj:   &wire.SeqAdjs{Orig: wire.SeqAdj{Position: 1 << 31, Before: -1, After: 2}},

@@ -296,7 +296,7 @@ func TestEncodeEdges(t *testing.T) {
 	}{
 		{"nil slice", wire.ListResult{}.Flows, "[]"},
 		{"nil map", map[string]int(nil), "{}"},
-		{"small numbers", wire.TCP{WScale: []uint8{7, 6}}, `{"wscale":[7,6]}`},
+		{"small numbers", wire.TCP{WScale: []uint16{7, 6}}, `{"wscale":[7,6]}`},
 		{"no number", []float64{math.NaN(), math.Inf(-1)}, "[null,null]"},
 		{"not UTF-8", "a\xffb", `"a\ufffdb"`},
 		{"bytes", []byte{0, 255}, `"AP8="`},

@@ -54,6 +54,22 @@ func (m *modification) apply(ctx context.Context, t Table, flows []conntrack.Flo
 	return items
 }
 
+// try looks, without changing anything, at what the flows would become, and reports those that can't.
+func (m *modification) try(ctx context.Context, t Table, flows []conntrack.Flow, r *changeResult) {
+	errs := t.CanModify(ctx, keysOf(flows), m.change)
+	for i := range flows {
+		err := errs[i]
+		if err == nil && m.translates(&flows[i]) {
+			err = t.CanReplace(ctx, flows[i].Key(), *m.nat)
+		}
+		if err != nil {
+			r.fail(&flows[i], err)
+		} else {
+			r.show(flows[i])
+		}
+	}
+}
+
 // alters tells whether the change would make anything other than it is. A timeout always is: it runs
 // down.
 func (m *modification) alters(f *conntrack.Flow) bool {
@@ -93,12 +109,7 @@ func (m *modification) translates(f *conntrack.Flow) bool {
 
 // renew gives the flow its other addresses, unless it is known already that the change will fail.
 func (m *modification) renew(ctx context.Context, t Table, item *modified) {
-	switch c := &m.change; {
-	case c.Timeout != nil && item.was.Status&conntrack.StatusFixedTimeout != 0:
-		item.err = conntrack.ErrFixedTimeout
-		return
-	case c.State != nil && item.was.Proto() != conntrack.TCP:
-		item.err = conntrack.ErrNotTCP
+	if item.err = t.CanModify(ctx, []conntrack.Key{item.was.Key()}, m.change)[0]; item.err != nil {
 		return
 	}
 	made, err := t.Replace(ctx, item.was.Key(), *m.nat)
@@ -113,12 +124,15 @@ func (m *modification) renew(ctx context.Context, t Table, item *modified) {
 // gone meanwhile.
 func (item *modified) restore(ctx context.Context, t Table) {
 	r := &item.was.Reply
-	srcPort := r.DstPort
-	if r.Proto.IsICMP() {
+	var srcPort, dstPort uint16
+	switch {
+	case r.Proto.IsICMP():
 		srcPort = r.ICMPID
+	case r.Proto.HasPorts():
+		srcPort, dstPort = r.DstPort, r.SrcPort
 	}
 	old, err := t.Replace(context.WithoutCancel(ctx), item.now.Key(), conntrack.NAT{
-		Src: netip.AddrPortFrom(r.Dst, srcPort), Dst: netip.AddrPortFrom(r.Src, r.SrcPort),
+		Src: netip.AddrPortFrom(r.Dst, srcPort), Dst: netip.AddrPortFrom(r.Src, dstPort),
 	})
 	if err != nil {
 		item.err = fmt.Errorf("%w; and the old addresses could not be given back: %w", item.err, err)

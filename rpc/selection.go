@@ -20,7 +20,7 @@ const (
 	// maxShown is how many flows the result of a change shows.
 	maxShown = 1000
 	// maxHeld is how many flows are held to be changed at a time.
-	maxHeld = 64 << 10
+	maxHeld = 16 << 10
 )
 
 // selection is what a kill or modify is about: a filter or a list of flows, and the guards.

@@ -16,8 +16,11 @@ type Table interface {
 	Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, error)
 	Kill(ctx context.Context, keys []conntrack.Key) []error
 	Modify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error
+	CanModify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error
 	Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) (conntrack.Flow, error)
+	CanReplace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) error
 	Create(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error)
+	CanCreate(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error)
 	Flush(ctx context.Context, family conntrack.Family, zone *uint16) (int, error)
 
 	Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error]
@@ -44,6 +47,8 @@ type Service struct {
 	Login func(ctx context.Context, user, password string) (Principal, error)
 	Pyctd PyctdConfig
 
+	places chan struct{} // of maxHolding
+
 	// For tests; the real ones where nil or 0.
 	now        func() time.Time
 	afterFunc  func(d time.Duration, fn func())
@@ -52,6 +57,7 @@ type Service struct {
 
 // Register adds all methods of s to r.
 func (s *Service) Register(r *Registry) {
+	s.places = make(chan struct{}, maxHolding)
 	s.registerFlows(r)
 	s.registerChanges(r)
 	s.registerExpects(r)

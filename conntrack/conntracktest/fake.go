@@ -258,6 +258,19 @@ func (t *Fake) Modify(ctx context.Context, keys []conntrack.Key, c conntrack.Cha
 	})
 }
 
+// CanModify returns the errors that Modify would give.
+func (t *Fake) CanModify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error {
+	errs := make([]error, len(keys))
+	for i, k := range keys {
+		f, err := t.Get(ctx, k)
+		if err == nil {
+			err = change(&f, c)
+		}
+		errs[i] = err
+	}
+	return errs
+}
+
 func change(f *conntrack.Flow, c conntrack.Change) error {
 	fixed := f.Status&conntrack.StatusFixedTimeout != 0
 	switch {
@@ -314,20 +327,7 @@ func (t *Fake) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) 
 	f := old
 	f.ID = 0
 	f.Status &^= conntrack.StatusSNAT | conntrack.StatusDNAT | conntrack.StatusSNATDone | conntrack.StatusDNATDone
-	f.Reply = old.Orig.Inverse()
-	f.Reply.Zone = old.Reply.Zone
-	if nat.Src.Addr().IsValid() {
-		f.Reply.Dst = nat.Src.Addr()
-	}
-	if nat.Src.Port() != 0 {
-		f.Reply.DstPort = nat.Src.Port()
-	}
-	if nat.Dst.Addr().IsValid() {
-		f.Reply.Src = nat.Dst.Addr()
-	}
-	if nat.Dst.Port() != 0 {
-		f.Reply.SrcPort = nat.Dst.Port()
-	}
+	f.Reply = nat.Apply(old.Reply)
 	t.flows = slices.Delete(t.flows, i, i+1)
 	made, err := t.create(f)
 	if err != nil {
@@ -339,6 +339,32 @@ func (t *Fake) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) 
 	}
 	t.writes++
 	return made, nil
+}
+
+// CanReplace returns ErrNATTaken where Replace would.
+func (t *Fake) CanReplace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) error {
+	f, err := t.Get(ctx, k)
+	if err != nil {
+		return err
+	}
+	if _, err := t.Get(ctx, conntrack.Key{Orig: nat.Apply(f.Reply), Zone: f.Zone}); err == nil {
+		return conntrack.ErrNATTaken
+	}
+	return nil
+}
+
+// CanCreate returns the flow that Create would make, or its error.
+func (t *Fake) CanCreate(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error) {
+	f, err := conntrack.CheckCreate(f)
+	if err != nil {
+		return f, err
+	}
+	for _, tuple := range []conntrack.Tuple{f.Orig, f.Reply} {
+		if _, err := t.Get(ctx, conntrack.Key{Orig: tuple, Zone: f.Zone}); err == nil {
+			return f, conntrack.ErrExists
+		}
+	}
+	return f, nil
 }
 
 // Create makes a flow and returns it with the id and the status that it got. It refuses a flow

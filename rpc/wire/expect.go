@@ -46,7 +46,7 @@ type ExpectGetParams struct {
 type ExpectCreateParams struct {
 	Master   any        `json:"master" doc:"the flow that expects: an id or an object as for conntrack.get"`
 	Tuple    Tuple      `json:"tuple" doc:"what is expected; protocol is the master's where absent"`
-	Mask     *Tuple     `json:"mask,omitempty" doc:"which bits are compared; where absent: all of what tuple gives, none of what it leaves out"`
+	Mask     *Tuple     `json:"mask,omitempty" doc:"which bits of the source address and port are compared; where absent: all of what tuple gives, none of what it leaves out. Destination address and port are always compared, whole"`
 	Timeout  uint32     `json:"timeout,omitempty" doc:"seconds; the helper's own where 0"`
 	NAT      *ExpectNAT `json:"nat,omitempty" doc:"how its packets are to be translated"`
 	Class    uint32     `json:"class,omitempty" doc:"class of the helper's policy"`

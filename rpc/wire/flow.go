@@ -60,8 +60,8 @@ type Tuple struct {
 // TCP is what the kernel keeps of a TCP connection beside its state; each pair is original,
 // reply.
 type TCP struct {
-	WScale []uint8 `json:"wscale,omitempty" doc:"window scale shifts: original, reply"`
-	Flags  []uint8 `json:"flags,omitempty" doc:"IP_CT_TCP_FLAG_* bits: original, reply"`
+	WScale []uint16 `json:"wscale,omitempty" doc:"window scale shifts: original, reply"`
+	Flags  []uint16 `json:"flags,omitempty" doc:"IP_CT_TCP_FLAG_* bits: original, reply"`
 }
 
 // SCTP is what the kernel keeps of an SCTP association beside its state.
