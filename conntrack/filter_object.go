@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // FilterFromValue reads the object form: nil, a string (the text form), a map[string]any, or a
@@ -138,6 +139,10 @@ func valueName(v any) string {
 		return "a list"
 	case json.Number, float64, int, int64, uint64:
 		return "a number"
+	case []byte:
+		return "bytes"
+	case time.Time:
+		return "a time"
 	}
 	return fmt.Sprintf("%T", v)
 }

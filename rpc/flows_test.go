@@ -299,19 +299,24 @@ func TestDumpFails(t *testing.T) {
 	}
 }
 
-// TestZoneOfOneDirection: sort and count by zone see what the filter sees.
+// TestZoneOfOneDirection: sort, count and filter by zone see the zone that a flow shows.
 func TestZoneOfOneDirection(t *testing.T) {
 	flows := tcpFlows(3)
 	flows[0].Orig.Zone, flows[1].Zone = 9, 5
 	a := newAPI(flows...)
 	var list wire.ListResult
 	a.call(t, "conntrack.list", `{"sort": "-zone"}`, &list)
-	if ids(list.Flows) != "[1 2 3]" {
+	if ids(list.Flows) != "[2 1 3]" {
 		t.Errorf("sorted: %s", ids(list.Flows))
+	}
+	list = wire.ListResult{}
+	a.call(t, "conntrack.list", `{"filter": "zone=0"}`, &list)
+	if ids(list.Flows) != "[1 3]" {
+		t.Errorf("zone=0: %s", ids(list.Flows))
 	}
 	var count wire.CountResult
 	a.call(t, "conntrack.count", `{"by": "zone"}`, &count)
-	want := []wire.CountGroup{{Key: "0", Count: 1}, {Key: "5", Count: 1}, {Key: "9", Count: 1}}
+	want := []wire.CountGroup{{Key: "0", Count: 2}, {Key: "5", Count: 1}}
 	if diff := cmp.Diff(want, count.Groups); diff != "" {
 		t.Errorf("count (-want +got):\n%s", diff)
 	}
@@ -346,4 +351,69 @@ func TestRatesOfSlowDump(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSelectorContradicted names a flow by its id and something that it isn't.
+func TestSelectorContradicted(t *testing.T) {
+	a := newAPI(tcpFlows(1)...)
+	for name, flow := range map[string]string{
+		"protocol": `{"id": 1, "protocol": "udp"}`,
+		"protonum": `{"id": 1, "protonum": 17}`,
+		"family":   `{"id": 1, "family": "ipv6"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a.refused(t, "conntrack.get", `{"flow": `+flow+`}`, wire.NotFound, "")
+			var got wire.KillResult
+			a.call(t, "conntrack.kill", `{"flows": [`+flow+`]}`, &got)
+			if got.Killed != 0 || got.Matched != 0 {
+				t.Errorf("killed %d of %d", got.Killed, got.Matched)
+			}
+		})
+	}
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", `{"flows": [{"id": 1, "protocol": "tcp", "family": "ipv4"}]}`, &got)
+	if got.Killed != 1 {
+		t.Errorf("killed %d, want 1", got.Killed)
+	}
+}
+
+// TestHolding holds that lists which hold flows wait for each other, and that one whose caller goes
+// waits no longer.
+func TestHolding(t *testing.T) {
+	s := &Service{Table: conntracktest.NewFake(tcpFlows(1)...)}
+	s.Register(NewRegistry())
+	for range maxHolding {
+		s.places <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		for _, err := range s.holding(ctx, s.Table.Flows(ctx, conntrack.Filter{})) {
+			if err != nil {
+				ended <- err
+				return
+			}
+		}
+		ended <- nil
+	}()
+	select {
+	case err := <-ended:
+		t.Fatalf("did not wait: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+	<-s.places
+	n := 0
+	for _, err := range s.holding(t.Context(), s.Table.Flows(t.Context(), conntrack.Filter{})) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 1 || len(s.places) != maxHolding-1 {
+		t.Errorf("%d flows, %d places taken", n, len(s.places))
+	}
 }

@@ -14,8 +14,8 @@ import (
 const (
 	// sessionIdle is how long a session lives unused.
 	sessionIdle = 10 * time.Second
-	// maxSessions bounds the sessions at a time.
-	maxSessions = 256
+	// maxSessions bounds the sessions at a time. A page may log in each time it is loaded.
+	maxSessions = 4096
 	// maxHandles bounds the ids that all sessions hold together, each of some 200 bytes.
 	maxHandles = 2_000_000
 )

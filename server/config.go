@@ -17,6 +17,9 @@ const (
 	DefaultSocket = "/run/ctd/ctd.sock"
 )
 
+// maxSocketPath is what struct sockaddr_un (unix(7)) leaves beside the terminating NUL.
+const maxSocketPath = 107
+
 // Config says how the daemon runs.
 type Config struct {
 	Listen   []string // TCP addresses, host:port
@@ -35,6 +38,9 @@ func (c *Config) tokenFile() string { return filepath.Join(filepath.Dir(c.Socket
 func (c *Config) check() error {
 	if c.Socket == "" {
 		return errors.New("--socket: a path is needed; the token is written beside it")
+	}
+	if len(c.Socket) > maxSocketPath {
+		return fmt.Errorf("--socket: the path has %d bytes, and the kernel takes at most %d", len(c.Socket), maxSocketPath)
 	}
 	if c.MaxBody < 0 {
 		return fmt.Errorf("--max-body: %d is below 0", c.MaxBody)

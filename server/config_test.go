@@ -13,6 +13,8 @@ func TestConfigCheck(t *testing.T) {
 	}{
 		"defaults":            {Config{Socket: DefaultSocket, Listen: []string{DefaultListen}}, ""},
 		"socket only":         {Config{Socket: "ctd.sock"}, ""},
+		"longest socket":      {Config{Socket: strings.Repeat("s", maxSocketPath)}, ""},
+		"socket too long":     {Config{Socket: strings.Repeat("s", maxSocketPath+1)}, "107 bytes"},
 		"no socket":           {Config{Listen: []string{DefaultListen}}, "--socket"},
 		"negative body":       {Config{Socket: "s", MaxBody: -1}, "--max-body"},
 		"body of a byte":      {Config{Socket: "s", MaxBody: 1}, ""},
