@@ -14,7 +14,7 @@ func TestConfigCheck(t *testing.T) {
 		"defaults":            {Config{Socket: DefaultSocket, Listen: []string{DefaultListen}}, ""},
 		"socket only":         {Config{Socket: "ctd.sock"}, ""},
 		"longest socket":      {Config{Socket: strings.Repeat("s", maxSocketPath)}, ""},
-		"socket too long":     {Config{Socket: strings.Repeat("s", maxSocketPath+1)}, "107 bytes"},
+		"socket too long":     {Config{Socket: strings.Repeat("s", maxSocketPath+1)}, "at most 107"},
 		"no socket":           {Config{Listen: []string{DefaultListen}}, "--socket"},
 		"negative body":       {Config{Socket: "s", MaxBody: -1}, "--max-body"},
 		"body of a byte":      {Config{Socket: "s", MaxBody: 1}, ""},
