@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,8 +45,13 @@ func startDaemon(ctx context.Context, ctd string, r *rig) (*daemon, error) {
 	d := &daemon{addr: addr}
 	d.cmd = exec.Command(ctd, "serve", "--netns", r.ns, "--listen", addr,
 		"--socket", filepath.Join(dir, "ctd.sock"))
-	var stderr bytes.Buffer
-	d.cmd.Stderr = &stderr
+	// A file takes its log without anybody having to read along.
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	d.cmd.Stderr = log
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -57,8 +61,9 @@ func startDaemon(ctx context.Context, ctd string, r *rig) (*daemon, error) {
 			return d, nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
+			said, _ := os.ReadFile(log.Name())
 			return nil, errors.Join(fmt.Errorf("the daemon isn't ready: %w", err), d.stop(),
-				errors.New(strings.TrimSpace(stderr.String())))
+				errors.New(strings.TrimSpace(string(said))))
 		}
 	}
 }
