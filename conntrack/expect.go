@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -38,32 +36,12 @@ const (
 var expectFlagNames = [...]string{"permanent", "inactive", "userspace"}
 
 // Names returns the names of the flags that are set, an unknown bit by its number.
-func (f ExpectFlags) Names() []string {
-	names := []string{}
-	for i := range 32 {
-		switch {
-		case f&(1<<i) == 0:
-		case i < len(expectFlagNames):
-			names = append(names, expectFlagNames[i])
-		default:
-			names = append(names, strconv.Itoa(i))
-		}
-	}
-	return names
-}
+func (f ExpectFlags) Names() []string { return bitNames(expectFlagNames[:], uint32(f)) }
 
 // ParseExpectFlag reads the name or the number (0 to 31) of one flag.
 func ParseExpectFlag(s string) (ExpectFlags, bool) {
-	for i, name := range expectFlagNames {
-		if strings.EqualFold(s, name) {
-			return 1 << i, true
-		}
-	}
-	n, err := strconv.ParseUint(s, 10, 8)
-	if err != nil || n > 31 {
-		return 0, false
-	}
-	return 1 << n, true
+	bit, ok := parseBit(expectFlagNames[:], s)
+	return ExpectFlags(bit), ok
 }
 
 // ExpectNAT is where the packets of an expected flow are translated to (CTA_EXPECT_NAT).

@@ -36,23 +36,41 @@ var statusNames = [...]string{
 }
 
 // StatusBitName returns the name of bit i (0 to 31), or its number where it has none.
-func StatusBitName(i int) string {
-	if i < len(statusNames) {
-		return statusNames[i]
+func StatusBitName(i int) string { return bitName(statusNames[:], i) }
+
+// Names returns the names of the bits that are set, lowest first; a bit without a name goes by
+// its number.
+func (s Status) Names() []string { return bitNames(statusNames[:], uint32(s)) }
+
+func bitName(names []string, i int) string {
+	if i < len(names) {
+		return names[i]
 	}
 	return strconv.Itoa(i)
 }
 
-// Names returns the names of the bits that are set, lowest first; a bit without a name goes by
-// its number.
-func (s Status) Names() []string {
-	names := []string{}
+func bitNames(names []string, bits uint32) []string {
+	set := []string{}
 	for i := range 32 {
-		if s&(1<<i) != 0 {
-			names = append(names, StatusBitName(i))
+		if bits&(1<<i) != 0 {
+			set = append(set, bitName(names, i))
 		}
 	}
-	return names
+	return set
+}
+
+// parseBit reads the name or the number (0 to 31) of a bit.
+func parseBit(names []string, s string) (bit uint32, ok bool) {
+	for i, name := range names {
+		if strings.EqualFold(s, name) {
+			return 1 << i, true
+		}
+	}
+	n, err := strconv.ParseUint(s, 10, 8)
+	if err != nil || n > 31 {
+		return 0, false
+	}
+	return 1 << n, true
 }
 
 // String returns the names joined by commas.
@@ -73,14 +91,6 @@ func (s Status) NAT() string {
 
 // ParseStatusBit reads the name or the number (0 to 31) of one bit.
 func ParseStatusBit(s string) (Status, bool) {
-	for i, name := range statusNames {
-		if strings.EqualFold(s, name) {
-			return 1 << i, true
-		}
-	}
-	n, err := strconv.ParseUint(s, 10, 8)
-	if err != nil || n > 31 {
-		return 0, false
-	}
-	return 1 << n, true
+	bit, ok := parseBit(statusNames[:], s)
+	return Status(bit), ok
 }

@@ -169,29 +169,28 @@ func (t *Table) roundTrip(ctx context.Context, typ, flags uint16, family Family,
 		if err := c.send(); err != nil {
 			return false, err
 		}
-		for {
-			datagram, err := c.receive()
+		var answer error
+		err := c.answers(func(m *message) (ended bool, err error) {
+			switch {
+			case m.seq != c.seq:
+				return false, nil
+			case m.typ == nlmsgError:
+				answer = m.errno()
+				return true, nil
+			case flags&flagAck != 0:
+				return false, nil
+			}
+			data, err := m.attributes()
 			if err != nil {
 				return false, err
 			}
-			for len(datagram) > 0 {
-				var m message
-				if m, datagram, err = nextMessage(datagram); err != nil {
-					return false, err
-				}
-				switch {
-				case m.seq != c.seq:
-				case m.typ == nlmsgError:
-					return true, m.errno()
-				case flags&flagAck == 0:
-					data, err := m.attributes()
-					if err == nil {
-						err = fn(data)
-					}
-					return true, err
-				}
-			}
+			answer = fn(data)
+			return true, nil
+		})
+		if err != nil {
+			return false, err
 		}
+		return true, answer
 	})
 }
 
@@ -283,23 +282,31 @@ func (c *conn) batch(errs []error, typ, flags uint16,
 	if err := c.send(); err != nil {
 		return false, err
 	}
+	err := c.answers(func(m *message) (ended bool, err error) {
+		i := int(m.seq - base)
+		if m.typ != nlmsgError || i < 0 || i >= len(errs) {
+			return false, nil
+		}
+		errs[i] = m.errno()
+		return i == last, nil
+	})
+	return err == nil, err
+}
+
+// answers receives messages and gives each to fn, until fn says that the answer has ended.
+func (c *conn) answers(fn func(m *message) (ended bool, err error)) error {
 	for {
 		datagram, err := c.receive()
 		if err != nil {
-			return false, err
+			return err
 		}
 		for len(datagram) > 0 {
 			var m message
 			if m, datagram, err = nextMessage(datagram); err != nil {
-				return false, err
+				return err
 			}
-			i := int(m.seq - base)
-			if m.typ != nlmsgError || i < 0 || i >= len(errs) {
-				continue
-			}
-			errs[i] = m.errno()
-			if i == last {
-				return true, nil
+			if ended, err := fn(&m); ended || err != nil {
+				return err
 			}
 		}
 	}
