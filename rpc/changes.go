@@ -109,7 +109,9 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 		return nil, err
 	}
 	if sel.max > maxHeld {
-		return nil, invalidParams("max: a modify takes at most %d flows at a time", maxHeld)
+		err := invalidParams("max: a modify takes at most %d flows at a time", maxHeld)
+		err.Hint = "narrow the filter, and modify in several calls"
+		return nil, err
 	}
 	matched, flows, err := sel.collect(ctx, s.Table)
 	if err != nil {

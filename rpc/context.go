@@ -82,8 +82,11 @@ func (l *CallLog) principal(p Principal) {
 // reason notes why a change is made. What can't be printed becomes a question mark, so that no log
 // has a line of the caller's making.
 func (l *CallLog) reason(text string) {
-	if l == nil || l.Reason != "" {
+	if l == nil || text == "" || text == l.Reason || strings.HasSuffix(l.Reason, "; "+text) {
 		return
+	}
+	if l.Reason != "" { // of another call of the same request
+		text = l.Reason + "; " + text
 	}
 	if len(text) > maxLoggedReason {
 		text = text[:maxLoggedReason]

@@ -138,8 +138,10 @@ func writeExpect(e encoder, x *conntrack.Expect) {
 		e.endObject()
 	}
 	e.beginObject()
-	e.key("id")
-	e.uint(uint64(x.ID))
+	if x.ID != 0 { // of a dry run it has none
+		e.key("id")
+		e.uint(uint64(x.ID))
+	}
 	e.key("family")
 	e.str(x.Tuple.Family().String())
 	e.key("protocol")
@@ -188,8 +190,13 @@ func writeExpect(e encoder, x *conntrack.Expect) {
 
 // expectSelector is one expectation that the caller named.
 type expectSelector struct {
-	id    uint32
-	tuple conntrack.Tuple // compared where the caller gave it too
+	id uint32
+	// The others are compared where the caller gave them too.
+	tuple, master conntrack.Tuple
+	family        conntrack.Family
+	proto         *conntrack.Protocol
+	zone          *uint16
+	helper        string
 }
 
 // readExpectSelector reads an expectation that the caller names: an id as number or text, or an
@@ -202,14 +209,8 @@ func readExpectSelector(path string, v any) (s expectSelector, err error) {
 			return s, err
 		}
 		id = strconv.FormatUint(uint64(w.ID), 10)
-		if w.Tuple != nil {
-			proto, err := readProtocol(path, &wire.Flow{Protocol: w.Protocol, ProtoNum: w.ProtoNum, Orig: w.Tuple})
-			if err != nil {
-				return s, err
-			}
-			if s.tuple, err = readTuple(path+".tuple", w.Tuple, proto); err != nil {
-				return s, err
-			}
+		if err := s.read(path, v, &w); err != nil {
+			return s, err
 		}
 	}
 	n, ok := wire.ParseUint(id, math.MaxUint32)
@@ -220,9 +221,49 @@ func readExpectSelector(path string, v any) (s expectSelector, err error) {
 	return s, nil
 }
 
+// read reads what the caller gave beside the id.
+func (s *expectSelector) read(path string, v any, w *wire.Expect) (err error) {
+	var ok bool
+	if s.family, ok = conntrack.ParseFamily(w.Family); !ok {
+		return invalidParams("%s.family: %s is neither ipv4 nor ipv6", path, quoted(w.Family))
+	}
+	s.helper = w.Helper
+	if given(v, "zone") {
+		s.zone = &w.Zone
+	}
+	if w.Tuple != nil || w.Protocol != "" || w.ProtoNum != 0 {
+		proto, err := readProtocol(path, &wire.Flow{Protocol: w.Protocol, ProtoNum: w.ProtoNum, Orig: w.Tuple})
+		if err != nil {
+			return err
+		}
+		s.proto = &proto
+	}
+	if w.Tuple != nil {
+		if s.tuple, err = readTuple(path+".tuple", w.Tuple, *s.proto); err != nil {
+			return err
+		}
+	}
+	if w.Master != nil {
+		proto, err := readProtocol(path+".master", &wire.Flow{Orig: w.Master})
+		if err != nil {
+			return err
+		}
+		if s.master, err = readTuple(path+".master", w.Master, proto); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fits tells whether x is the expectation that the caller named.
 func (s *expectSelector) fits(x *conntrack.Expect) bool {
-	return s.id == x.ID && (s.tuple.IsZero() || s.tuple == x.Tuple)
+	return s.id == x.ID &&
+		(s.family == conntrack.FamilyAny || s.family == x.Tuple.Family()) &&
+		(s.proto == nil || *s.proto == x.Tuple.Proto) &&
+		(s.zone == nil || *s.zone == x.Zone) &&
+		(s.helper == "" || s.helper == x.Helper) &&
+		(s.tuple.IsZero() || s.tuple == x.Tuple) &&
+		(s.master.IsZero() || s.master == x.Master)
 }
 
 func (s *Service) expectGet(ctx context.Context, p *wire.ExpectGetParams) (any, error) {
@@ -286,6 +327,9 @@ func readExpect(p *wire.ExpectCreateParams, master *conntrack.Flow) (conntrack.E
 		return x, err
 	}
 	if p.Mask != nil {
+		if p.Mask.DPort != nil && *p.Mask.DPort != math.MaxUint16 {
+			return x, invalidParams("mask.dport: the destination port is always compared, whole")
+		}
 		if x.Mask, err = readTuple("mask", p.Mask, proto); err != nil {
 			return x, err
 		}

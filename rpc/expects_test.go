@@ -2,9 +2,11 @@ package rpc
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"strings"
 	"testing"
 
@@ -180,5 +182,42 @@ func TestExpectListCallerGone(t *testing.T) {
 	l := &expectList{table: table}
 	if err := l.stream(t.Context(), e); !errors.Is(err, gone) || table.taken != 1 {
 		t.Errorf("%v after %d expectations, want %v after 1", err, table.taken, gone)
+	}
+}
+
+// TestExpectSelectorContradicted names an expectation by its id and something that it isn't, and as
+// a list gives it.
+func TestExpectSelectorContradicted(t *testing.T) {
+	a := newExpectAPI(t, 1)
+	var list struct{ Expects []map[string]any }
+	a.call(t, "expect.list", `{}`, &list)
+	for member, value := range map[string]any{
+		"family": "ipv6", "protocol": "icmp", "protonum": 1, "zone": 3, "helper": "sip",
+		"master": map[string]any{"src": "192.0.2.99", "dst": "192.0.2.98", "sport": 1, "dport": 2, "protocol": "tcp"},
+		"tuple":  map[string]any{"src": "192.0.2.99", "dst": "192.0.2.98", "sport": 1, "dport": 2},
+	} {
+		named := maps.Clone(list.Expects[0])
+		if member == "protocol" || member == "protonum" {
+			named = map[string]any{"id": named["id"]} // beside the tuple it would contradict that
+		}
+		named[member] = value
+		params, err := json.Marshal(map[string]any{"expects": []any{named}, "dry_run": true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got wire.ExpectKillResult
+		a.call(t, "expect.kill", string(params), &got)
+		if got.Matched != 0 {
+			t.Errorf("%s %v: matched", member, value)
+		}
+	}
+	params, err := json.Marshal(map[string]any{"expects": []any{list.Expects[0]}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got wire.ExpectKillResult
+	a.call(t, "expect.kill", string(params), &got)
+	if got.Killed != 1 {
+		t.Errorf("killed %d of what the list gave, want 1", got.Killed)
 	}
 }

@@ -25,6 +25,7 @@ type selector struct {
 	// family and proto are compared where the caller gave them; FamilyAny and nil are none.
 	family conntrack.Family
 	proto  *conntrack.Protocol
+	zone   *uint16 // compared where the caller gave it; nil is none
 	// start is when the flow began where the caller gave it, to be compared: a new flow with the
 	// tuple of one that ended mostly gets its id too.
 	start time.Time
@@ -46,6 +47,9 @@ func readSelector(path string, v any) (selector, error) {
 	}
 	var s selector
 	s.key.ID, s.key.Zone, s.start = f.ID, f.Zone, f.Start
+	if given(v, "zone") {
+		s.zone = &f.Zone
+	}
 	if f.ID == 0 && f.Orig == nil && f.Reply == nil {
 		return s, invalidParams("%s: the flow needs an id, orig or reply", path)
 	}
@@ -90,11 +94,18 @@ func idOf(v any) (string, bool) {
 	return "", false
 }
 
+// given tells whether an object that was decoded has a member that isn't null.
+func given(v any, member string) bool {
+	members, _ := v.(map[string]any)
+	return members[member] != nil
+}
+
 // fits tells whether f is the flow that the caller named.
 func (s *selector) fits(f *conntrack.Flow) bool {
 	return (s.reply.IsZero() || s.reply == f.Reply) &&
 		(s.family == conntrack.FamilyAny || s.family == f.Family()) &&
 		(s.proto == nil || *s.proto == f.Proto()) &&
+		(s.zone == nil || *s.zone == f.Zone) &&
 		(s.start.IsZero() || s.start.Equal(f.StartTime()))
 }
 

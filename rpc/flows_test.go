@@ -360,6 +360,7 @@ func TestSelectorContradicted(t *testing.T) {
 		"protocol": `{"id": 1, "protocol": "udp"}`,
 		"protonum": `{"id": 1, "protonum": 17}`,
 		"family":   `{"id": 1, "family": "ipv6"}`,
+		"zone":     `{"id": 1, "zone": 3}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			a.refused(t, "conntrack.get", `{"flow": `+flow+`}`, wire.NotFound, "")
@@ -371,7 +372,7 @@ func TestSelectorContradicted(t *testing.T) {
 		})
 	}
 	var got wire.KillResult
-	a.call(t, "conntrack.kill", `{"flows": [{"id": 1, "protocol": "tcp", "family": "ipv4"}]}`, &got)
+	a.call(t, "conntrack.kill", `{"flows": [{"id": 1, "protocol": "tcp", "family": "ipv4", "zone": 0}]}`, &got)
 	if got.Killed != 1 {
 		t.Errorf("killed %d, want 1", got.Killed)
 	}

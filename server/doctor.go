@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"ctd/conntrack"
 	"ctd/rpc/wire"
 )
 
@@ -42,6 +43,13 @@ func (s *Server) doctor(ctx context.Context) (wire.DoctorResult, error) {
 				"flows have no start time, so the filter age matches nothing", "flows begun from now on have a start time")
 		},
 		s.checkEvents, s.checkLoose,
+	}
+	if _, err := s.table.Stats(ctx); errors.Is(err, conntrack.ErrNetNSGone) {
+		// The other checks would speak of a namespace that nobody means any more.
+		return wire.DoctorResult{Findings: []wire.Finding{{
+			Check: "netns", Severity: severityError, Mend: "systemctl restart ctd",
+			Message: "the namespace " + s.cfg.NetNS + " was deleted or made anew since the daemon was started; restart the daemon",
+		}}}, nil
 	}
 	result := wire.DoctorResult{Healthy: true}
 	for _, check := range checks {

@@ -10,7 +10,10 @@ import (
 )
 
 // info answers server.info.
-func (s *Server) info(context.Context) (wire.InfoResult, error) {
+func (s *Server) info(ctx context.Context) (wire.InfoResult, error) {
+	if _, err := s.table.Stats(ctx); err != nil {
+		return wire.InfoResult{}, err
+	}
 	result := wire.InfoResult{
 		Version: s.cfg.Version, NetNS: s.cfg.NetNS, Started: s.started,
 		Capabilities: map[string]bool{

@@ -189,7 +189,7 @@ type Failure struct {
 
 // Set is what conntrack.modify changes; what is absent stays.
 type Set struct {
-	Timeout      *uint32 `json:"timeout,omitempty" doc:"seconds"`
+	Timeout      *uint32 `json:"timeout,omitempty" doc:"seconds, from 1 on; the kernel makes at most 2^31 of its ticks of them"`
 	FixedTimeout bool    `json:"fixed_timeout,omitempty" doc:"packets no longer refresh the timeout; can't be taken back"`
 	Mark         any     `json:"mark,omitempty" doc:"a number, or value/mask as text: only the bits of the mask change"`
 	Status       any     `json:"status,omitempty" doc:"status bits to set, by name; the kernel lets seen_reply, assured and fixed_timeout be set, none be cleared"`
@@ -201,7 +201,7 @@ type Set struct {
 
 // NAT is where a flow's addresses are translated to, each as address, address:port or :port.
 type NAT struct {
-	Src string `json:"src,omitempty" doc:"source, e.g. 192.0.2.1:4000"`
+	Src string `json:"src,omitempty" doc:"source, e.g. 192.0.2.1:4000; of ICMP the port is the id"`
 	Dst string `json:"dst,omitempty" doc:"destination, e.g. 10.0.0.7:80"`
 }
 
@@ -212,7 +212,7 @@ type ModifyParams struct {
 	Flows  []any  `json:"flows,omitempty" doc:"flows by id or as objects, instead of a filter"`
 	Set    Set    `json:"set" doc:"what to change"`
 	DryRun bool   `json:"dry_run,omitempty" doc:"only say what would be changed"`
-	Max    *int   `json:"max,omitempty" doc:"change nothing where more than so many match; 1000 where absent"`
+	Max    *int   `json:"max,omitempty" doc:"change nothing where more than so many match; 1000 where absent, at most 16384"`
 
 	ExpectCount   *int       `json:"expect_count,omitempty" doc:"change nothing where not just so many match"`
 	CreatedBefore *time.Time `json:"created_before,omitempty" doc:"only flows that began before this time; needs net.netfilter.nf_conntrack_timestamp"`
