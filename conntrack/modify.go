@@ -72,10 +72,10 @@ func (t *Table) Modify(ctx context.Context, keys []Key, c Change) []error {
 	}
 	rest := c
 	rest.Labels = nil
-	todo := indexes(errs, nil)
-	for try := 1; !rest.IsZero() && len(todo) > 0 && try <= modifyTries; try++ {
-		t.update(ctx, flows, errs, todo, func(b []byte, f *Flow) []byte { return rest.append(b, f) })
-		todo = t.rereadBusy(ctx, keys, flows, errs, &rest)
+	pending := indexes(errs, nil)
+	for try := 1; !rest.IsZero() && len(pending) > 0 && try <= modifyTries; try++ {
+		t.update(ctx, flows, errs, pending, func(b []byte, f *Flow) []byte { return rest.append(b, f) })
+		pending = t.rereadBusy(ctx, keys, flows, errs, &rest)
 	}
 	var failed []int
 	for _, i := range begun {
@@ -177,17 +177,17 @@ func indexes(errs []error, err error) []int {
 	return at
 }
 
-// update sends a change of the flows at the indexes todo.
-func (t *Table) update(ctx context.Context, flows []Flow, errs []error, todo []int,
+// update sends a change of the flows at the indexes pending.
+func (t *Table) update(ctx context.Context, flows []Flow, errs []error, pending []int,
 	change func(b []byte, f *Flow) []byte,
 ) {
-	results := t.batch(ctx, len(todo), msgNew, 0, func(b []byte, j int) ([]byte, Family, error) {
-		f := &flows[todo[j]]
+	results := t.batch(ctx, len(pending), msgNew, 0, func(b []byte, j int) ([]byte, Family, error) {
+		f := &flows[pending[j]]
 		k := f.Key()
 		return change(k.append(b), f), f.Family(), nil
 	})
 	for j, err := range results {
-		errs[todo[j]] = err
+		errs[pending[j]] = err
 	}
 }
 
