@@ -212,15 +212,11 @@ func noAttributes(b []byte) []byte { return b }
 // GetExpect returns the expectation with an id; ErrNotFound where there is none. It is a dump:
 // the kernel finds expectations by tuple, which may fit several.
 func (t *Table) GetExpect(ctx context.Context, id uint32) (Expect, error) {
-	return t.findExpect(ctx, func(e *Expect) bool { return e.ID == id })
-}
-
-func (t *Table) findExpect(ctx context.Context, match func(e *Expect) bool) (Expect, error) {
 	for e, err := range t.Expects(ctx) {
 		if err != nil {
 			return Expect{}, err
 		}
-		if match(&e) {
+		if e.ID == id {
 			return e, nil
 		}
 	}

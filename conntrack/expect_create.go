@@ -52,18 +52,22 @@ func (t *Table) createExpect(ctx context.Context, e Expect) (Expect, error) {
 	if e.Timeout != 0 {
 		timeoutErr = t.roundTrip(ctx, msgExpNew, flagAck, family, e.append, nil)
 	}
-	made, err := t.findExpect(ctx, func(x *Expect) bool {
-		return x.Tuple == e.Tuple && x.Zone == e.Zone && x.Master == e.Master &&
-			x.Mask.Src == e.Mask.Src && x.Mask.SrcPort == e.Mask.SrcPort
+	now, err := t.expectsOf(ctx, e.Master)
+	at := slices.IndexFunc(now, func(x Expect) bool {
+		return x.Tuple == e.Tuple && x.Zone == e.Zone && x.Mask.Src == e.Mask.Src && x.Mask.SrcPort == e.Mask.SrcPort
 	})
+	if err == nil && at < 0 {
+		err = ErrNotFound
+	}
 	if err != nil {
 		return Expect{}, also(fmt.Errorf("read it back: %w", err), timeoutErr)
 	}
+	made := now[at]
 	if timeoutErr != nil {
 		err := fmt.Errorf("set its timeout: %w", timeoutErr)
 		return Expect{}, also(err, t.KillExpects(ctx, []Expect{made})[0])
 	}
-	if err := t.restoreDropped(context.WithoutCancel(ctx), before, made); err != nil {
+	if err := t.restoreDropped(context.WithoutCancel(ctx), before, now, made); err != nil {
 		return Expect{}, err
 	}
 	return made, nil
@@ -89,13 +93,9 @@ func (t *Table) expectsOf(ctx context.Context, master Tuple) ([]Expect, error) {
 // expectSlack is how near its end an expectation may be to have ended by itself.
 const expectSlack = 2 * time.Second
 
-// restoreDropped looks whether made took the place of one of those before, and undoes that.
-func (t *Table) restoreDropped(ctx context.Context, before []Expect, made Expect) error {
-	// One whose flow has come in this moment looks the same. It is put back too, and ends unused.
-	now, err := t.expectsOf(ctx, made.Master)
-	if err != nil {
-		return err
-	}
+// restoreDropped looks whether made took the place of one of those before, and undoes that. One
+// whose flow has come in this moment looks the same. It is put back too, and ends unused.
+func (t *Table) restoreDropped(ctx context.Context, before, now []Expect, made Expect) error {
 	for _, old := range before {
 		if old.Timeout <= expectSlack || slices.ContainsFunc(now, func(e Expect) bool { return e.ID == old.ID }) {
 			continue

@@ -178,7 +178,9 @@ func nearest(s string, names []string) string {
 	return near
 }
 
-// editDistance counts the insertions, deletions, substitutions and swaps of neighbours between
+// editDistance has a twin in package wire, which, as this one, imports nothing of the daemon.
+//
+// It counts the insertions, deletions, substitutions and swaps of neighbours between
 // two short texts (Damerau's distance, each place changed once).
 func editDistance(a, b string) int {
 	before := make([]int, len(b)+1)

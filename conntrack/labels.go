@@ -2,7 +2,6 @@ package conntrack
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -48,6 +47,3 @@ func (l *Labels) String() string {
 	}
 	return b.String()
 }
-
-// Hex returns the labels as 32 hexadecimal digits, in memory order.
-func (l *Labels) Hex() string { return hex.EncodeToString(l[:]) }

@@ -53,14 +53,7 @@ func (t *Table) Modify(ctx context.Context, keys []Key, c Change) []error {
 		c.Status |= StatusFixedTimeout
 		c.FixedTimeout = false
 	}
-	flows := make([]Flow, len(keys))
-	errs := make([]error, len(keys))
-	invalid := c.check()
-	for i, k := range keys {
-		if errs[i] = invalid; invalid == nil {
-			flows[i], errs[i] = t.readForChange(ctx, k, &c)
-		}
-	}
+	flows, errs := t.readAllForChange(ctx, keys, &c)
 	begun := indexes(errs, nil)
 	before := slices.Clone(flows)
 	if c.Labels != nil {
@@ -91,13 +84,7 @@ func (t *Table) Modify(ctx context.Context, keys []Key, c Change) []error {
 // changes nothing. What only the kernel knows, such as whether there is a helper of that name, is
 // not among it.
 func (t *Table) CanModify(ctx context.Context, keys []Key, c Change) []error {
-	errs := make([]error, len(keys))
-	invalid := c.check()
-	for i, k := range keys {
-		if errs[i] = invalid; invalid == nil {
-			_, errs[i] = t.readForChange(ctx, k, &c)
-		}
-	}
+	_, errs := t.readAllForChange(ctx, keys, &c)
 	return wrapAll("modify flow", errs)
 }
 
@@ -148,6 +135,18 @@ func wrapAll(op string, errs []error) []error {
 		errs[i] = opError(op, err)
 	}
 	return errs
+}
+
+// readAllForChange returns the flows as they are, and for each whether it can be changed.
+func (t *Table) readAllForChange(ctx context.Context, keys []Key, c *Change) ([]Flow, []error) {
+	flows, errs := make([]Flow, len(keys)), make([]error, len(keys))
+	invalid := c.check()
+	for i, k := range keys {
+		if errs[i] = invalid; invalid == nil {
+			flows[i], errs[i] = t.readForChange(ctx, k, c)
+		}
+	}
+	return flows, errs
 }
 
 // readForChange returns the flow as it is and says whether it can be changed.

@@ -96,15 +96,23 @@ func (m *modification) translates(f *conntrack.Flow) bool {
 	if m.nat == nil {
 		return false
 	}
-	r := &f.Reply
-	srcPort := r.DstPort
-	if r.Proto.IsICMP() {
+	differs := func(want, is netip.AddrPort) bool {
+		return want.Addr().IsValid() && want.Addr() != is.Addr() || want.Port() != 0 && want.Port() != is.Port()
+	}
+	is := natOf(&f.Reply)
+	return differs(m.nat.Src, is.Src) || differs(m.nat.Dst, is.Dst)
+}
+
+// natOf returns what gives a flow the reply direction r. Ports are 0 where none are translated.
+func natOf(r *conntrack.Tuple) conntrack.NAT {
+	var srcPort, dstPort uint16
+	switch {
+	case r.Proto.IsICMP():
 		srcPort = r.ICMPID
+	case r.Proto.HasPorts():
+		srcPort, dstPort = r.DstPort, r.SrcPort
 	}
-	differs := func(want netip.AddrPort, addr netip.Addr, port uint16) bool {
-		return want.Addr().IsValid() && want.Addr() != addr || want.Port() != 0 && want.Port() != port
-	}
-	return differs(m.nat.Src, r.Dst, srcPort) || differs(m.nat.Dst, r.Src, r.SrcPort)
+	return conntrack.NAT{Src: netip.AddrPortFrom(r.Dst, srcPort), Dst: netip.AddrPortFrom(r.Src, dstPort)}
 }
 
 // renew gives the flow its other addresses, unless it is known already that the change will fail.
@@ -123,17 +131,7 @@ func (m *modification) renew(ctx context.Context, t Table, item *modified) {
 // restore gives the flow its old addresses back after the change failed, even if the caller has
 // gone meanwhile.
 func (item *modified) restore(ctx context.Context, t Table) {
-	r := &item.was.Reply
-	var srcPort, dstPort uint16
-	switch {
-	case r.Proto.IsICMP():
-		srcPort = r.ICMPID
-	case r.Proto.HasPorts():
-		srcPort, dstPort = r.DstPort, r.SrcPort
-	}
-	old, err := t.Replace(context.WithoutCancel(ctx), item.now.Key(), conntrack.NAT{
-		Src: netip.AddrPortFrom(r.Dst, srcPort), Dst: netip.AddrPortFrom(r.Src, dstPort),
-	})
+	old, err := t.Replace(context.WithoutCancel(ctx), item.now.Key(), natOf(&item.was.Reply))
 	if err != nil {
 		item.err = fmt.Errorf("%w; and the old addresses could not be given back: %w", item.err, err)
 		return
