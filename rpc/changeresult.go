@@ -12,6 +12,8 @@ type changeResult struct {
 	verb      string // the member that says how many: killed or modified
 	n         int
 	matched   int
+	gone      int
+	spared    int
 	flows     []conntrack.Flow
 	truncated bool
 	failed    []failure
@@ -49,6 +51,10 @@ func (r *changeResult) stream(_ context.Context, e encoder) error {
 	e.int(int64(r.n))
 	e.key("matched")
 	e.int(int64(r.matched))
+	e.key("gone")
+	e.int(int64(r.gone))
+	e.key("spared")
+	e.int(int64(r.spared))
 	e.key("changed")
 	e.boolean(r.n > 0)
 	e.key("flows")

@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"math"
 	"net/netip"
 	"strconv"
@@ -36,75 +35,13 @@ func (s *Service) registerChanges(r *Registry) {
 	}, s.flush)
 }
 
-func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
-	CallLogFrom(ctx).reason(p.Reason)
-	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All})
-	if err != nil {
-		return nil, err
-	}
-	matched, held, err := sel.collect(ctx, s.Table)
-	if err != nil {
-		return nil, err
-	}
-	result := &changeResult{verb: "killed", matched: matched}
-	if p.DryRun {
-		result.show(held...)
-		result.truncated = result.truncated || matched > len(held)
-		return result, nil
-	}
-	// Above maxHeld the table is dumped again for the next ones, never for more than matched at
-	// first, and without those that the kernel refused to let go.
-	refused := make(map[flowKey]bool)
-	for rest := matched; len(held) > 0; {
-		if err := result.kill(ctx, s.Table, held, refused); err != nil {
-			return result.unless(err)
-		}
-		if rest -= len(held); rest <= 0 {
-			break
-		}
-		if held, err = sel.next(ctx, s.Table, min(rest, maxHeld), refused); err != nil {
-			return result.unless(err)
-		}
-	}
-	return result, nil
-}
-
-// unless returns the error that ended a change half way, or where something was changed before, the
-// result with it: what is gone is gone.
-func (r *changeResult) unless(err error) (any, error) {
-	if r.n == 0 {
-		return nil, err
-	}
-	r.fail(nil, err)
-	return r, nil
-}
-
-// kill kills flows and adds those that the kernel refused to let go to refused. The error is ctx's.
-func (r *changeResult) kill(ctx context.Context, t Table, flows []conntrack.Flow, refused map[flowKey]bool) error {
-	for i, err := range t.Kill(ctx, keysOf(flows)) {
-		switch {
-		case err == nil:
-			r.n++
-			r.show(flows[i])
-		case errors.Is(err, conntrack.ErrNotFound):
-			// It ended by itself in the meantime.
-		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-			return ctx.Err() // as are all that follow
-		default:
-			refused[keyOf(&flows[i])] = true
-			r.fail(&flows[i], err)
-		}
-	}
-	return nil
-}
-
 func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error) {
 	CallLogFrom(ctx).reason(p.Reason)
 	change, nat, err := readSet(&p.Set)
 	if err != nil {
 		return nil, err
 	}
-	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All})
+	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
 	if err != nil {
 		return nil, err
 	}

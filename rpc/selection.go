@@ -37,6 +37,7 @@ type guards struct {
 	max, expectCount *int
 	createdBefore    *time.Time
 	all              bool
+	wire.Sparing
 }
 
 // readSelection reads the parameters that kill and modify have in common.

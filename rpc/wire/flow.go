@@ -154,8 +154,21 @@ type CountGroup struct {
 	Count int    `json:"count" doc:"flows in the group"`
 }
 
-// KillParams are the parameters of conntrack.kill. The places of these members are fixed: those
-// that come later, such as for cutting connections, are given by name.
+// Cutting says how connections are ended whose entries are killed. A kill alone ends none: their next
+// packet makes a new entry.
+type Cutting struct {
+	Cut    any  `json:"cut,omitempty" doc:"also end the connections, and keep their packets out for a time: true for 30 seconds, or seconds, or such as \"5m\""`
+	Reject bool `json:"reject,omitempty" doc:"with cut: answer packets other than TCP's with port unreachable, instead of dropping them"`
+	Block  any  `json:"block,omitempty" doc:"also keep the addresses apart for longer, in seconds or such as \"10m\"; see conntrack.blocks"`
+}
+
+// Sparing says what is the caller's own, which a change spares.
+type Sparing struct {
+	IncludeSelf   bool   `json:"include_self,omitempty" doc:"also the caller's own connection to the daemon and the SSH session that it comes from, which are spared otherwise"`
+	SSHConnection string `json:"ssh_connection,omitempty" doc:"the SSH session that the caller runs in, as SSH_CONNECTION there names it: client address and port, server address and port"`
+}
+
+// KillParams are the parameters of conntrack.kill.
 type KillParams struct {
 	Filter Filter `json:"filter,omitempty" doc:"which flows; an empty filter needs all"`
 	Flows  []any  `json:"flows,omitempty" doc:"flows by id or as objects, instead of a filter"`
@@ -167,12 +180,17 @@ type KillParams struct {
 
 	All    bool   `json:"all,omitempty" doc:"with an empty filter: yes, every flow"`
 	Reason string `json:"reason,omitempty" doc:"for the log"`
+
+	Cutting
+	Sparing
 }
 
 // KillResult is the result of conntrack.kill.
 type KillResult struct {
 	Killed    int       `json:"killed" doc:"flows that were killed"`
-	Matched   int       `json:"matched" doc:"flows that were meant"`
+	Matched   int       `json:"matched" doc:"flows that were meant, without those that are spared"`
+	Gone      int       `json:"gone" doc:"flows that had ended, or become others, before they could be killed"`
+	Spared    int       `json:"spared" doc:"flows that match and are the caller's own, see include_self"`
 	Changed   bool      `json:"changed" doc:"whether anything was killed"`
 	Flows     []Flow    `json:"flows" doc:"what was killed, or would be; at most 1000 of them"`
 	Truncated bool      `json:"truncated" doc:"whether flows or failed leaves out some"`
@@ -219,12 +237,16 @@ type ModifyParams struct {
 
 	All    bool   `json:"all,omitempty" doc:"with an empty filter: yes, every flow"`
 	Reason string `json:"reason,omitempty" doc:"for the log"`
+
+	Sparing
 }
 
 // ModifyResult is the result of conntrack.modify.
 type ModifyResult struct {
 	Modified  int       `json:"modified" doc:"flows that were changed; those that were so already are not counted"`
-	Matched   int       `json:"matched" doc:"flows that were meant"`
+	Matched   int       `json:"matched" doc:"flows that were meant, without those that are spared"`
+	Gone      int       `json:"gone" doc:"flows that had ended, or become others, before they could be changed"`
+	Spared    int       `json:"spared" doc:"flows that match and are the caller's own, see include_self"`
 	Changed   bool      `json:"changed" doc:"whether anything was modified"`
 	Flows     []Flow    `json:"flows" doc:"the flows as they are now; at most 1000 of them"`
 	Truncated bool      `json:"truncated" doc:"whether flows or failed leaves out some"`

@@ -1,0 +1,89 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
+	CallLogFrom(ctx).reason(p.Reason)
+	k, err := s.readKiller(&p.Cutting)
+	if err != nil {
+		return nil, err
+	}
+	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
+	if err != nil {
+		return nil, err
+	}
+	matched, held, err := sel.collect(ctx, s.Table)
+	if err != nil {
+		return nil, err
+	}
+	result := &changeResult{verb: "killed", matched: matched}
+	if p.DryRun {
+		result.show(held...)
+		result.truncated = result.truncated || matched > len(held)
+		return result, nil
+	}
+	// Above maxHeld the table is dumped again for the next ones, never for more than matched at
+	// first, and without those that the kernel refused to let go.
+	refused := make(map[flowKey]bool)
+	for rest := matched; len(held) > 0; {
+		if err := k.kill(ctx, held, result, refused); err != nil {
+			return result.unless(err)
+		}
+		if rest -= len(held); rest <= 0 {
+			break
+		}
+		if held, err = sel.next(ctx, s.Table, min(rest, maxHeld), refused); err != nil {
+			return result.unless(err)
+		}
+	}
+	return result, nil
+}
+
+// unless returns the error that ended a change half way, or where something was changed before, the
+// result with it: what is gone is gone.
+func (r *changeResult) unless(err error) (any, error) {
+	if r.n == 0 {
+		return nil, err
+	}
+	r.fail(nil, err)
+	return r, nil
+}
+
+// killer is how flows are killed.
+type killer struct {
+	table Table
+}
+
+// readKiller reads how flows are to be killed.
+func (s *Service) readKiller(c *wire.Cutting) (*killer, error) {
+	if *c != (wire.Cutting{}) {
+		return nil, &wire.Error{Code: wire.Unsupported, Message: "cut: connections can't be cut yet", Hint: "kill without cut"}
+	}
+	return &killer{table: s.Table}, nil
+}
+
+// kill kills flows, adds what became of them to r, and those that the kernel refused to let go to
+// refused. The error is ctx's.
+func (k *killer) kill(ctx context.Context, flows []conntrack.Flow, r *changeResult, refused map[flowKey]bool) error {
+	for i, err := range k.table.Kill(ctx, keysOf(flows)) {
+		switch {
+		case err == nil:
+			r.n++
+			r.show(flows[i])
+		case errors.Is(err, conntrack.ErrNotFound):
+			r.gone++
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			return ctx.Err() // as are all that follow
+		default:
+			refused[keyOf(&flows[i])] = true
+			r.fail(&flows[i], err)
+		}
+	}
+	return nil
+}
