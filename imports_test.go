@@ -31,10 +31,11 @@ var directions = map[string][]string{
 	"clients/cli":       {"clients/ctdclient", "rpc/wire"},
 
 	// What stands alone.
-	"conntrack":   {},
-	"rpc/wire":    {},
-	"auth":        {},
-	"helper/rtsp": {},
+	"conntrack":     {},
+	"conntrack/cut": {"conntrack"},
+	"rpc/wire":      {},
+	"auth":          {},
+	"helper/rtsp":   {},
 
 	// What only tests and developers use.
 	"conntrack/conntracktest":         {"conntrack"},
