@@ -2,7 +2,7 @@
 # runs in, so for the host's:
 #
 #   docker build -t ctd --build-arg VERSION=$(git describe --tags --always) .
-#   docker run -d --name ctd --network host --cap-drop ALL --cap-add NET_ADMIN ctd
+#   docker run -d --name ctd --network host --cap-drop ALL --cap-add NET_ADMIN --cap-add NET_RAW ctd
 #   docker exec ctd ctd list
 FROM golang:1.26-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends libcap2-bin && rm -rf /var/lib/apt/lists/*
@@ -18,9 +18,9 @@ COPY rpc rpc
 COPY server server
 ARG VERSION=unknown
 RUN CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/usr/bin/ctd . \
- # The user isn't root; the capability comes with the file. Without NET_ADMIN in the container's
- # own set the kernel refuses to run it.
- && setcap cap_net_admin+ep /out/usr/bin/ctd \
+ # The user isn't root; the capabilities come with the file. Without NET_ADMIN and NET_RAW in the
+ # container's own set the kernel refuses to run it.
+ && setcap cap_net_admin,cap_net_raw+ep /out/usr/bin/ctd \
  && install -d -o 65532 -g 65532 -m 0755 /out/run/ctd
 
 FROM scratch

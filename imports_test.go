@@ -22,8 +22,8 @@ var directions = map[string][]string{
 	".": {"server", "clients/cli"},
 
 	// The daemon. It opens the table; everything else reaches the table through rpc and helper.
-	"server/...": {"server/...", "rpc", "rpc/wire", "helper/...", "auth", "conntrack"},
-	"rpc":        {"rpc/wire", "conntrack"},
+	"server/...": {"server/...", "rpc", "rpc/wire", "helper/...", "auth", "conntrack", "conntrack/cut"},
+	"rpc":        {"rpc/wire", "conntrack", "conntrack/cut"},
 	"helper":     {"helper/rtsp", "conntrack"},
 
 	// The clients know the contract and nothing of the daemon.

@@ -1,9 +1,11 @@
 package conntrack
 
 import (
+	"math"
 	"math/big"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // quantityUnit is a unit of times or sizes.
@@ -117,6 +119,13 @@ func parseQuantity(s string, units []quantityUnit) (uint64, bool) {
 		return 0, false
 	}
 	return sum.Num().Uint64(), true
+}
+
+// ParseSeconds reads a time as a filter has it: seconds, or a number with a unit or a sum of them,
+// such as 90, 30s, 10m, 1h30m, 5d.
+func ParseSeconds(s string) (time.Duration, bool) {
+	n, ok := parseQuantity(s, timeUnits)
+	return time.Duration(n) * time.Second, ok && n <= uint64(math.MaxInt64/time.Second)
 }
 
 // unitScale returns what a unit stands for, 0 for none. Sizes take small letters too; of times a

@@ -17,6 +17,7 @@ type changeResult struct {
 	flows     []conntrack.Flow
 	truncated bool
 	failed    []failure
+	cut       *wire.CutResult // nil where nothing was to be cut
 }
 
 // failure is a flow that could not be changed; without a flow it is what kept the others from being
@@ -65,6 +66,12 @@ func (r *changeResult) stream(_ context.Context, e encoder) error {
 	e.endArray()
 	e.key("truncated")
 	e.boolean(r.truncated)
+	if r.cut != nil {
+		e.key("cut")
+		if err := encodeValue(e, r.cut); err != nil {
+			return err
+		}
+	}
 	if len(r.failed) > 0 {
 		e.key("failed")
 		e.beginArray()

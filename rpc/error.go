@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctd/conntrack"
+	"ctd/conntrack/cut"
 	"ctd/rpc/wire"
 )
 
@@ -58,6 +59,8 @@ var layerTable = [...]layerRow{
 	{conntrack.ErrExpectLimit, wire.LimitExceeded, "kill one of the master's expectations first, or wait until it ends"},
 	{conntrack.ErrNetNSGone, wire.Unavailable, "restart the daemon, so that it opens the namespace of this name"},
 	{conntrack.ErrInterrupted, wire.Busy, "try again"},
+	{cut.ErrFull, wire.LimitExceeded, "wait until the time of earlier cuts is over, lift blocks with conntrack.unblock, or cut for a shorter time"},
+	{cut.ErrUnsupported, wire.Unsupported, "Linux 5.9 or later with nf_tables (inet tables, reject, notrack) is needed; kill without cut and block"},
 	{conntrack.ErrClosed, wire.Unavailable, "the daemon is stopping; try again when it has started"},
 }
 

@@ -56,18 +56,7 @@ var expectFields = map[string]bool{
 }
 
 func readExpectFilter(v wire.Filter) (conntrack.Filter, error) {
-	f, err := conntrack.FilterFromValue(v)
-	if err != nil {
-		return f, err
-	}
-	for _, field := range conntrack.FilterFields() {
-		if f.Uses(field.Name) && !expectFields[field.Name] {
-			err := invalidParams("filter: an expectation has no %s", field.Name)
-			err.Hint = "filter expectations by " + joinSorted(expectFields)
-			return f, err
-		}
-	}
-	return f, nil
+	return readFilterOf(v, "an expectation", expectFields)
 }
 
 // expectList is wire.ExpectListResult, written as the dump goes.

@@ -392,6 +392,34 @@ func readFilter(v wire.Filter) (conntrack.Filter, error) {
 	return f, nil
 }
 
+// readFilterOf reads a filter for what has only some of the fields of a flow.
+func readFilterOf(v wire.Filter, what string, fields map[string]bool) (conntrack.Filter, error) {
+	f, err := conntrack.FilterFromValue(v)
+	if err != nil {
+		return f, err
+	}
+	for _, field := range conntrack.FilterFields() {
+		if f.Uses(field.Name) && !fields[field.Name] {
+			err := invalidParams("filter: %s has no %s", what, field.Name)
+			err.Hint = "filter by " + joinSorted(fields)
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// readTime reads a time: seconds, or a text such as "30s", "10m" or "1h30m". It is from a second on.
+func readTime(path string, v any, most time.Duration) (time.Duration, error) {
+	text, ok := idOf(v)
+	d, valid := conntrack.ParseSeconds(text)
+	if !ok || !valid || d < time.Second || d > most {
+		err := invalidParams("%s: want a time from a second to %s", path, most)
+		err.Hint = `give seconds, or a text such as "30s", "10m" or "1h30m"`
+		return 0, err
+	}
+	return d, nil
+}
+
 // texts returns the items of a parameter that may be one text, with items separated by commas,
 // or a list of texts and numbers.
 func texts(path string, v any) ([]string, error) {

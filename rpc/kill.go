@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"ctd/conntrack"
 	"ctd/rpc/wire"
@@ -10,7 +11,7 @@ import (
 
 func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	CallLogFrom(ctx).reason(p.Reason)
-	k, err := s.readKiller(&p.Cutting)
+	k, err := s.readKiller(ctx, &p.Cutting, p.Reason)
 	if err != nil {
 		return nil, err
 	}
@@ -27,6 +28,9 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 		result.show(held...)
 		result.truncated = result.truncated || matched > len(held)
 		return result, nil
+	}
+	if err := k.prepare(matched, result); err != nil {
+		return nil, err
 	}
 	// Above maxHeld the table is dumped again for the next ones, never for more than matched at
 	// first, and without those that the kernel refused to let go.
@@ -55,35 +59,36 @@ func (r *changeResult) unless(err error) (any, error) {
 	return r, nil
 }
 
-// killer is how flows are killed.
-type killer struct {
-	table Table
-}
-
-// readKiller reads how flows are to be killed.
-func (s *Service) readKiller(c *wire.Cutting) (*killer, error) {
-	if *c != (wire.Cutting{}) {
-		return nil, &wire.Error{Code: wire.Unsupported, Message: "cut: connections can't be cut yet", Hint: "kill without cut"}
-	}
-	return &killer{table: s.Table}, nil
-}
-
 // kill kills flows, adds what became of them to r, and those that the kernel refused to let go to
 // refused. The error is ctx's.
 func (k *killer) kill(ctx context.Context, flows []conntrack.Flow, r *changeResult, refused map[flowKey]bool) error {
+	for part := range slices.Chunk(flows, k.chunk(len(flows))) {
+		killed, err := k.deleteEntries(ctx, part, r, refused)
+		k.end(ctx, killed, r)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteEntries returns the flows that the kernel deleted.
+func (k *killer) deleteEntries(ctx context.Context, flows []conntrack.Flow, r *changeResult, refused map[flowKey]bool) ([]conntrack.Flow, error) {
+	killed := make([]conntrack.Flow, 0, len(flows))
 	for i, err := range k.table.Kill(ctx, keysOf(flows)) {
 		switch {
 		case err == nil:
 			r.n++
 			r.show(flows[i])
+			killed = append(killed, flows[i])
 		case errors.Is(err, conntrack.ErrNotFound):
 			r.gone++
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-			return ctx.Err() // as are all that follow
+			return killed, ctx.Err() // as are all that follow
 		default:
 			refused[keyOf(&flows[i])] = true
 			r.fail(&flows[i], err)
 		}
 	}
-	return nil
+	return killed, nil
 }

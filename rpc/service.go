@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ctd/conntrack"
+	"ctd/conntrack/cut"
 	"ctd/rpc/wire"
 )
 
@@ -35,9 +36,22 @@ type Table interface {
 
 var _ Table = (*conntrack.Table)(nil)
 
+// Cutter is what the methods need of cut.Cutter.
+type Cutter interface {
+	Prepare() error
+	Cut(ctx context.Context, flows []conntrack.Flow, o cut.Options) (cut.Result, error)
+	Blocks() ([]cut.Block, error)
+	Unblock(blocks []cut.Block) ([]cut.Block, error)
+}
+
+var _ Cutter = (*cut.Cutter)(nil)
+
 // Service is what the methods are made of.
 type Service struct {
 	Table Table
+
+	// Cutter ends connections; nil can't.
+	Cutter Cutter
 
 	// Info and Doctor answer server.info and server.doctor; the server knows what they need.
 	Info   func(ctx context.Context) (wire.InfoResult, error)
@@ -60,6 +74,7 @@ func (s *Service) Register(r *Registry) {
 	s.places = make(chan struct{}, maxHolding)
 	s.registerFlows(r)
 	s.registerChanges(r)
+	s.registerBlocks(r)
 	s.registerExpects(r)
 	s.registerServer(r)
 	s.registerPyctd(r)

@@ -42,7 +42,7 @@ func (s *Server) doctor(ctx context.Context) (wire.DoctorResult, error) {
 			return s.checkSysctl("timestamps", "nf_conntrack_timestamp", "1", severityWarning,
 				"flows have no start time, so the filter age matches nothing", "flows begun from now on have a start time")
 		},
-		s.checkEvents, s.checkLoose,
+		s.checkEvents, s.checkLoose, s.checkCut,
 	}
 	if _, err := s.table.Stats(ctx); errors.Is(err, conntrack.ErrNetNSGone) {
 		// The other checks would speak of a namespace that nobody means any more.
@@ -146,10 +146,25 @@ func (s *Server) checkCapabilities(context.Context) wire.Finding {
 	}
 	if have&(1<<unix.CAP_NET_ADMIN) == 0 {
 		f.Severity, f.Message = severityError, "the daemon has no CAP_NET_ADMIN: the kernel refuses every change"
-		f.Mend = "setcap cap_net_admin+ep " + executable()
+		f.Mend = "setcap cap_net_admin,cap_net_raw+ep " + executable()
 	} else if s.cfg.NetNS != "" && have&(1<<unix.CAP_SYS_ADMIN) == 0 {
 		f.Severity, f.Message = severityError, "the daemon has no CAP_SYS_ADMIN, which --netns needs"
-		f.Mend = "setcap cap_net_admin,cap_sys_admin+ep " + executable()
+		f.Mend = "setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep " + executable()
+	}
+	return f
+}
+
+// checkCut looks at what it needs to let ends of connections that are silent know that they were cut.
+func (s *Server) checkCut(context.Context) wire.Finding {
+	f := wire.Finding{Check: "cut", Severity: severityOK, Message: "connections that are cut are reset at both ends at once"}
+	have, err := effectiveCapabilities()
+	if err != nil {
+		return wire.Finding{Check: "cut", Severity: severityInfo, Message: "the capabilities can't be read"}
+	}
+	if have&(1<<unix.CAP_NET_RAW) == 0 {
+		f.Severity = severityWarning
+		f.Message = "the daemon has no CAP_NET_RAW: an end of a connection that is cut learns of it only at its next packet, and one that is silent for longer than the cut never"
+		f.Mend = "setcap cap_net_admin,cap_net_raw+ep " + executable()
 	}
 	return f
 }
@@ -251,6 +266,9 @@ func (s *Server) trackingRule() (string, error) {
 		return "", fmt.Errorf("list chains: %w", err)
 	}
 	for _, chain := range chains {
+		if chain.Table.Name == s.cfg.cutTable() {
+			continue // it goes again
+		}
 		if chain.Type == nftables.ChainTypeNAT {
 			return fmt.Sprintf("the nat chain %s of the nft table %s", chain.Name, chain.Table.Name), nil
 		}

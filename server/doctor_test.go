@@ -100,7 +100,7 @@ func kernelServer(t testing.TB, netns string) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { table.Close() })
-	return New(Config{NetNS: netns, Socket: "ctd.sock"}, table, secret, nil)
+	return New(Config{NetNS: netns, Socket: "ctd.sock"}, table, nil, secret, nil)
 }
 
 // TestDoctorMends: each command that the doctor gives, run by sh as it is, mends what it found.
@@ -269,10 +269,10 @@ func TestDoctorCapabilities(t *testing.T) {
 		netns, want string
 		mend        string
 	}{
-		{unix.CAP_NET_ADMIN, "", severityError, "setcap cap_net_admin+ep /"},
+		{unix.CAP_NET_ADMIN, "", severityError, "setcap cap_net_admin,cap_net_raw+ep /"},
 		{unix.CAP_NET_ADMIN, "router", severityError, "setcap cap_net_admin"},
 		{unix.CAP_SYS_ADMIN, "", severityOK, ""},
-		{unix.CAP_SYS_ADMIN, "router", severityError, "setcap cap_net_admin,cap_sys_admin+ep /"},
+		{unix.CAP_SYS_ADMIN, "router", severityError, "setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep /"},
 		{unix.CAP_CHOWN, "router", severityOK, ""},
 	} {
 		got := drop(c.capability, c.netns)

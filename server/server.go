@@ -18,6 +18,7 @@ import (
 
 	"ctd/auth"
 	"ctd/conntrack"
+	"ctd/conntrack/cut"
 	"ctd/rpc"
 )
 
@@ -66,8 +67,9 @@ type Server struct {
 	stopping atomic.Bool
 }
 
-// New returns a server for a table. secret is the token that recognises an admin.
-func New(cfg Config, table Table, secret string, logger *slog.Logger) *Server {
+// New returns a server for a table. cutter ends connections; nil can't. secret is the token that
+// recognises an admin.
+func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog.Logger) *Server {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
@@ -76,7 +78,7 @@ func New(cfg Config, table Table, secret string, logger *slog.Logger) *Server {
 		token: auth.NewTokenVerifier(secret, auth.NewPrincipal("token", auth.Admin, auth.ViaToken)),
 	}
 	service := &rpc.Service{
-		Table: table, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd,
+		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd,
 	}
 	service.Register(s.registry)
 	rpc.RegisterSystem(s.registry, cfg.Version)
@@ -127,7 +129,17 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 			logger.Warn("the token is left behind", "error", err)
 		}
 	}()
-	s := New(cfg, table, secret, logger)
+	cutter := cut.New(cut.Config{Table: table, Name: cfg.cutTable(), Logger: logger})
+	if err := cutter.Clear(); err != nil {
+		// Without nf_tables nothing can be cut, and everything else works.
+		logger.Warn("connections can't be cut", "error", err)
+	}
+	defer func() {
+		if err := cutter.Close(); err != nil {
+			logger.Warn("the nftables table is left behind", "table", cfg.cutTable(), "error", err)
+		}
+	}()
+	s := New(cfg, table, cutter, secret, logger)
 	s.announce(stdout, listeners)
 	return s.serve(ctx, listeners)
 }

@@ -116,7 +116,7 @@ func newFixture(t testing.TB, cfg Config, flows ...conntrack.Flow) *fixture {
 	if cfg.Socket == "" {
 		cfg.Socket = filepath.Join(f.dir, "ctd.sock")
 	}
-	f.Server = New(cfg, f.fake, secret, slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	f.Server = New(cfg, f.fake, nil, secret, slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	return f
 }
 

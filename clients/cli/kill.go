@@ -39,16 +39,24 @@ func (c *choice) selected(verb string) (filter wire.Filter, ids []any, err error
 
 type killCmd struct {
 	choice
+	cutFlags
 }
 
 func (killCmd) Help() string {
-	return `The kernel compares a flow's id and addresses before it deletes it. A new connection with the
+	return `Deleting the entry of an established TCP connection does not end it: the next packet makes a new
+entry. --cut ends it: both ends get a reset at once, and packets of the connection are kept out for
+30 seconds, or for the time given. What is no TCP is dropped, or with --reject answered with port
+unreachable. --block keeps the two addresses apart for longer: see ctd blocks.
+
+The kernel compares a flow's id and addresses before it deletes it. A new connection with the
 same addresses and ports may have the same id; it is told apart by its start alone, where the
 caller's flow has one (-o json) and net.netfilter.nf_conntrack_timestamp is on.
 
 Examples:
 
   ctd kill addr=10.3.0.7 --dry-run
+  ctd kill addr=10.3.0.7 --cut
+  ctd kill src=10.3.0.7 dport=25 --cut=1m --block 10m --reason 'ticket 4711'
   ctd kill proto=tcp,udp src=10.3.0.0/16 'dport=!22' --reason 'ticket 4711'
   ctd kill 1234567890 --fail-if-none`
 }
@@ -61,7 +69,7 @@ func (k *killCmd) Run(s *session) error {
 	var r wire.KillResult
 	printed, err := s.call("conntrack.kill", wire.KillParams{
 		Filter: filter, Flows: ids, DryRun: k.DryRun, Max: k.Max, ExpectCount: k.ExpectCount, CreatedBefore: k.CreatedBefore,
-		All: k.All, Reason: k.Reason,
+		All: k.All, Reason: k.Reason, Cutting: k.cutting(),
 	}, &r)
 	if err != nil {
 		return err
@@ -72,6 +80,9 @@ func (k *killCmd) Run(s *session) error {
 			n, did = r.Matched, "would kill"
 		}
 		if err := s.changed(did, n, r.Flows, r.Truncated); err != nil {
+			return err
+		}
+		if err := s.printCut(r.Cut); err != nil {
 			return err
 		}
 	}

@@ -122,6 +122,16 @@ func (c *Client) Kill(ctx context.Context, p wire.KillParams) (*wire.KillResult,
 	return call[wire.KillResult](ctx, c, "conntrack.kill", p)
 }
 
+// Blocks lists the addresses that a kill with block keeps apart.
+func (c *Client) Blocks(ctx context.Context, p wire.BlocksParams) (*wire.BlocksResult, error) {
+	return call[wire.BlocksResult](ctx, c, "conntrack.blocks", p)
+}
+
+// Unblock lifts blocks.
+func (c *Client) Unblock(ctx context.Context, p wire.UnblockParams) (*wire.UnblockResult, error) {
+	return call[wire.UnblockResult](ctx, c, "conntrack.unblock", p)
+}
+
 // Modify changes flows.
 func (c *Client) Modify(ctx context.Context, p wire.ModifyParams) (*wire.ModifyResult, error) {
 	return call[wire.ModifyResult](ctx, c, "conntrack.modify", p)

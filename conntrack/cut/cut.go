@@ -59,8 +59,8 @@ type Cutter struct {
 	zones  []zone // that the nftables table has sets for
 }
 
-// New returns a Cutter, and deletes what a predecessor of the same name left behind.
-func New(cfg Config) (*Cutter, error) {
+// New returns a Cutter.
+func New(cfg Config) *Cutter {
 	c := &Cutter{table: cfg.Table, name: cfg.Name, logger: cfg.Logger}
 	if c.name == "" {
 		c.name = DefaultName
@@ -68,11 +68,18 @@ func New(cfg Config) (*Cutter, error) {
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)
 	}
+	return c
+}
+
+// Clear deletes what a predecessor of the same name left behind, and ends all that c keeps out.
+func (c *Cutter) Clear() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	found, err := c.remove()
 	if found && err == nil {
-		c.logger.Info("deleted the nftables table that a predecessor left", "table", c.name)
+		c.logger.Info("deleted an nftables table that was left behind", "table", c.name)
 	}
-	return c, err
+	return err
 }
 
 // Close deletes the nftables table: connections that were kept out are so no longer.

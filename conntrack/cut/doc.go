@@ -4,6 +4,9 @@
 //
 //	c := cut.New(cut.Config{Table: table})
 //	defer c.Close()
+//	if err := c.Clear(); err != nil { // what a predecessor left that was killed
+//		return err
+//	}
 //	if err := c.Prepare(); err != nil {
 //		return err // before anything is deleted
 //	}
@@ -38,5 +41,5 @@
 //
 // The table is made when it is first needed and made whole again each time, should others have
 // flushed the ruleset, and is deleted when the last tuple has left it and by Close. What a process
-// that was killed left behind is deleted by the next New with the same Config.Name.
+// that was killed left behind is deleted by Clear of the next one with the same Config.Name.
 package cut

@@ -32,9 +32,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.table.Close() })
-	if r.cut, err = New(Config{Table: r.table}); err != nil {
-		t.Fatal(err)
-	}
+	r.cut = New(Config{Table: r.table})
 	t.Cleanup(func() {
 		if err := r.cut.Close(); err != nil {
 			t.Error(err)
@@ -412,12 +410,12 @@ func TestLeftBehind(t *testing.T) {
 	}
 	// What nft(8) lists it must be able to read, because people save it.
 	r.Router.Nft("flush ruleset\n" + ours)
-	next, err := New(Config{Table: r.table})
-	if err != nil {
+	next := New(Config{Table: r.table})
+	if err := next.Clear(); err != nil {
 		t.Fatal(err)
 	}
 	if after := r.Router.Exec("nft", "list", "ruleset"); after != before {
-		t.Errorf("after New:\n%s\nbefore:\n%s", after, before)
+		t.Errorf("after Clear:\n%s\nbefore:\n%s", after, before)
 	}
 	if err := next.Prepare(); err != nil {
 		t.Fatal(err)

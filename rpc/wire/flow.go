@@ -195,6 +195,16 @@ type KillResult struct {
 	Flows     []Flow    `json:"flows" doc:"what was killed, or would be; at most 1000 of them"`
 	Truncated bool      `json:"truncated" doc:"whether flows or failed leaves out some"`
 	Failed    []Failure `json:"failed,omitempty" doc:"what the kernel refused; at most 1000 of them"`
+
+	Cut *CutResult `json:"cut,omitempty" doc:"what was done to end the connections; only with cut or block"`
+}
+
+// CutResult is what was done to end connections.
+type CutResult struct {
+	Seconds uint32 `json:"seconds" doc:"how long their packets are kept out"`
+	Blocks  int    `json:"blocks" doc:"pairs of addresses that are kept apart, see conntrack.blocks"`
+	Sockets int    `json:"sockets" doc:"sockets of the router itself that were closed"`
+	Probed  int    `json:"probed" doc:"ends of TCP connections that were made to notice at once; the others do at their next packet"`
 }
 
 // Failure is one flow that could not be changed, or without a flow, what ended a change half way.

@@ -19,6 +19,14 @@ func (s *Server) method(call Call) (any, *wire.Error) {
 		return s.count(p)
 	case "conntrack.kill":
 		return s.kill(p)
+	case "conntrack.blocks":
+		return wire.BlocksResult{Blocks: blocks()}, nil
+	case "conntrack.unblock":
+		r := wire.UnblockResult{Matched: 1, Unblocked: 1, Changed: true, Blocks: blocks()}
+		if p["dry_run"] == true {
+			r.Unblocked, r.Changed = 0, false
+		}
+		return r, nil
 	case "conntrack.modify":
 		return s.modify(p)
 	case "conntrack.create":
@@ -112,8 +120,15 @@ func (s *Server) kill(p map[string]any) (any, *wire.Error) {
 	if p["dry_run"] != true {
 		s.flows = rest
 		r.Killed, r.Changed = len(hits), len(hits) > 0
+		if p["cut"] != nil || p["block"] != nil {
+			r.Cut = &wire.CutResult{Seconds: 30, Blocks: 1, Sockets: 1, Probed: 2}
+		}
 	}
 	return r, nil
+}
+
+func blocks() []wire.Block {
+	return []wire.Block{{Family: "ipv4", Src: "10.3.0.7", Dst: "192.0.2.1", Left: 599, Comment: "root: ticket 4711"}}
 }
 
 func (s *Server) modify(p map[string]any) (any, *wire.Error) {

@@ -1,0 +1,95 @@
+package rpc
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"ctd/conntrack"
+	"ctd/conntrack/cut"
+	"ctd/rpc/wire"
+)
+
+func (s *Service) registerBlocks(r *Registry) {
+	Register(r, Method{
+		Name: "conntrack.blocks", Role: wire.RoleViewer, Result: wire.BlocksResult{},
+		Summary: "Lists the addresses that a kill with block keeps apart.",
+		Example: `{"filter": {"addr": "10.3.0.7"}}`,
+	}, s.blocks)
+	Register(r, Method{
+		Name: "conntrack.unblock", Role: wire.RoleOperator, Changes: true, Result: wire.UnblockResult{},
+		Summary: "Lifts blocks before their time is over. Connections that were cut stay so for the time of the cut.",
+		Example: `{"filter": {"addr": "10.3.0.7"}}`,
+	}, s.unblock)
+}
+
+// blockFields are the filter's fields that mean something for a block.
+var blockFields = map[string]bool{"family": true, "src": true, "dst": true, "addr": true, "net": true, "zone": true}
+
+func (s *Service) blocks(_ context.Context, p *wire.BlocksParams) (any, error) {
+	found, err := s.findBlocks(p.Filter)
+	return wire.BlocksResult{Blocks: blocksResult(found)}, err
+}
+
+func (s *Service) unblock(ctx context.Context, p *wire.UnblockParams) (any, error) {
+	CallLogFrom(ctx).reason(p.Reason)
+	filter, err := readFilterOf(p.Filter, "a block", blockFields)
+	if err != nil {
+		return nil, err
+	}
+	if filter.IsZero() && !p.All {
+		return nil, &wire.Error{
+			Code: wire.InvalidParams, Message: "an empty filter means every block, which needs all: true",
+			Hint: `give a filter such as {"addr": "10.0.0.7"}, or all: true`,
+		}
+	}
+	found, err := s.findBlocks(p.Filter)
+	if err != nil {
+		return nil, err
+	}
+	result := wire.UnblockResult{Matched: len(found)}
+	if !p.DryRun {
+		if found, err = s.Cutter.Unblock(found); err != nil {
+			return nil, err
+		}
+		result.Unblocked, result.Changed = len(found), len(found) > 0
+	}
+	result.Blocks = blocksResult(found)
+	return result, nil
+}
+
+// findBlocks returns the blocks that a filter means, those that end first in front.
+func (s *Service) findBlocks(f wire.Filter) ([]cut.Block, error) {
+	filter, err := readFilterOf(f, "a block", blockFields)
+	if err != nil {
+		return nil, err
+	}
+	if s.Cutter == nil {
+		return nil, errNoCutter()
+	}
+	all, err := s.Cutter.Blocks()
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(b cut.Block) bool {
+		t := conntrack.Tuple{Src: b.Src, Dst: b.Dst}
+		return !filter.Match(&conntrack.Flow{Orig: t, Reply: t.Inverse(), Zone: b.Zone})
+	})
+	slices.SortFunc(all, func(a, b cut.Block) int { return cmp.Compare(a.Left, b.Left) })
+	return all, nil
+}
+
+func blocksResult(blocks []cut.Block) []wire.Block {
+	result := make([]wire.Block, len(blocks))
+	for i, b := range blocks {
+		family := conntrack.Tuple{Src: b.Src}.Family()
+		// Rounded up: what is still there has a second left.
+		left := (b.Left + time.Second - 1) / time.Second
+		result[i] = wire.Block{
+			Family: family.String(), Src: b.Src.String(), Dst: b.Dst.String(), Zone: b.Zone,
+			Left: uint32(left), Comment: b.Comment,
+		}
+	}
+	return result
+}

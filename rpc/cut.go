@@ -1,0 +1,138 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"ctd/conntrack"
+	"ctd/conntrack/cut"
+	"ctd/rpc/wire"
+)
+
+const (
+	// defaultCut is how long connections are kept out that are cut.
+	defaultCut = 30 * time.Second
+	// maxCut is how long they may be kept out, and addresses be kept apart.
+	maxCut = 30 * 24 * time.Hour
+	// cutChunk is how many flows are deleted before they are cut: in between, a packet may make an
+	// entry again.
+	cutChunk = 1024
+)
+
+// killer is how flows are killed.
+type killer struct {
+	table  Table
+	cutter Cutter // nil: their entries are deleted, and no more
+	cut    cut.Options
+}
+
+// readKiller reads how flows are to be killed.
+func (s *Service) readKiller(ctx context.Context, c *wire.Cutting, reason string) (*killer, error) {
+	k := &killer{table: s.Table}
+	var err error
+	switch v := c.Cut.(type) {
+	case nil:
+	case bool:
+		if v {
+			k.cut.For = defaultCut
+		} else if c.Block != nil {
+			return nil, invalidParams("cut and block contradict each other")
+		}
+	default:
+		if k.cut.For, err = readTime("cut", v, maxCut); err != nil {
+			return nil, err
+		}
+	}
+	if c.Block != nil {
+		if k.cut.Block, err = readTime("block", c.Block, maxCut); err != nil {
+			return nil, err
+		}
+		if k.cut.For == 0 { // a block without a cut would leave the connections that there are
+			k.cut.For = min(defaultCut, k.cut.Block)
+		}
+	}
+	k.cut.Reject = c.Reject
+	if k.cut.For == 0 {
+		if c.Reject {
+			return nil, invalidParams("reject says how to cut: give cut or block with it")
+		}
+		return k, nil
+	}
+	if s.Cutter == nil {
+		return nil, errNoCutter()
+	}
+	k.cutter = s.Cutter
+	k.cut.Comment = reason
+	if p := PrincipalFrom(ctx); p != nil {
+		k.cut.Comment = p.Name()
+		if reason != "" {
+			k.cut.Comment += ": " + reason
+		}
+	}
+	return k, nil
+}
+
+func errNoCutter() error {
+	return &wire.Error{Code: wire.Unsupported, Message: "this daemon can't cut connections", Hint: "kill without cut and block"}
+}
+
+// chunk is how many of n flows are deleted before they are cut.
+func (k *killer) chunk(n int) int {
+	if k.cutter != nil {
+		return cutChunk
+	}
+	return max(n, 1)
+}
+
+// prepare sees to it, before anything is deleted, that n flows can be cut.
+func (k *killer) prepare(n int, r *changeResult) error {
+	if k.cutter == nil {
+		return nil
+	}
+	if n > cut.MaxFlows {
+		return &wire.Error{
+			Code: wire.LimitExceeded, Message: fmt.Sprintf("%d flows match, and at most %d can be cut at a time; nothing was changed", n, cut.MaxFlows),
+			Hint: "narrow the filter, and cut in several calls, or kill without cut",
+		}
+	}
+	if n > 0 {
+		if err := k.cutter.Prepare(); err != nil {
+			return err
+		}
+	}
+	r.cut = &wire.CutResult{Seconds: uint32(k.cut.For / time.Second)}
+	return nil
+}
+
+// end cuts flows whose entries were deleted, also where the caller has gone meanwhile: half a kill
+// would leave the connections to come back.
+func (k *killer) end(ctx context.Context, killed []conntrack.Flow, r *changeResult) {
+	if k.cutter == nil || len(killed) == 0 {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	done, err := k.cutter.Cut(ctx, killed, k.cut)
+	r.cut.Blocks += done.Blocks
+	r.cut.Sockets += done.Sockets
+	r.cut.Probed += done.Probed
+	if err != nil {
+		r.fail(nil, fmt.Errorf("%d flows were killed and not cut: %w", len(killed), err))
+		return
+	}
+	k.sweep(ctx, killed)
+}
+
+// sweep deletes the entries that packets made between the deletion and the cut. Nobody else's can
+// have these tuples: they are kept out.
+func (k *killer) sweep(ctx context.Context, killed []conntrack.Flow) {
+	keys := make([]conntrack.Key, 0, 2*len(killed))
+	for i := range killed {
+		f := &killed[i]
+		keys = append(keys, conntrack.Key{Orig: f.Orig, Zone: f.Zone})
+		if f.Reply != f.Orig.Inverse() { // the answers of a translated flow make one of their own
+			keys = append(keys, conntrack.Key{Orig: f.Reply, Zone: f.Zone})
+		}
+	}
+	k.table.Kill(ctx, keys) // mostly there is none
+}
