@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"ctd/conntrack"
 	"ctd/rpc/wire"
@@ -14,7 +15,7 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
+	sel, err := readSelection(ctx, p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
 	if err != nil {
 		return nil, err
 	}
@@ -22,7 +23,7 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &changeResult{verb: "killed", matched: matched}
+	result := &changeResult{verb: "killed", matched: matched, spared: sel.spared}
 	if p.DryRun {
 		result.show(held...)
 		result.truncated = result.truncated || matched > len(held)
@@ -32,10 +33,14 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	// first, and without those that the kernel refused to let go.
 	refused := make(map[flowKey]bool)
 	for rest := matched; len(held) > 0; {
-		if err := k.kill(ctx, held, result, refused); err != nil {
-			return result.unless(err)
+		for chunk := range slices.Chunk(held, changeChunk) {
+			if err := k.kill(ctx, chunk, result, refused); err != nil {
+				return result.unless(err)
+			}
+			rest -= len(chunk)
+			progressFrom(ctx).report(matched-rest, matched)
 		}
-		if rest -= len(held); rest <= 0 {
+		if rest <= 0 {
 			break
 		}
 		if held, err = sel.next(ctx, s.Table, min(rest, maxHeld), refused); err != nil {
