@@ -3,16 +3,13 @@ package rpc
 import (
 	"context"
 	"net/http"
-	"strconv"
 	"time"
+
+	"ctd/rpc/wire"
 )
 
 const (
-	// ProgressHeader asks for interim answers (102, RFC 2518 section 10.1) while a call works, and
-	// in each of them says how far it is, as "DONE/TOTAL". Only who asks gets them: there are
-	// clients that take them for the answer.
-	ProgressHeader = "Ctd-Progress"
-	// progressPause is between two of them.
+	// progressPause is between two interim answers.
 	progressPause = 250 * time.Millisecond
 	// changeChunk is how many flows are changed between two reports.
 	changeChunk = 2 << 10
@@ -52,12 +49,12 @@ func (p *progress) report(done, total int) {
 // newProgress returns how to tell the sender of a request how far its call is; nil where it doesn't
 // ask, or can't be told. It writes to w, so that nothing else may do so while the call works.
 func newProgress(w http.ResponseWriter, r *http.Request) *progress {
-	if r.Header.Get(ProgressHeader) == "" || !r.ProtoAtLeast(1, 1) {
+	if r.Header.Get(wire.ProgressHeader) == "" || !r.ProtoAtLeast(1, 1) {
 		return nil
 	}
 	return &progress{last: time.Now(), now: time.Now, send: func(done, total int) {
-		w.Header().Set(ProgressHeader, strconv.Itoa(done)+"/"+strconv.Itoa(total))
+		w.Header().Set(wire.ProgressHeader, wire.Progress{Done: done, Total: total}.String())
 		w.WriteHeader(http.StatusProcessing)
-		w.Header().Del(ProgressHeader) // it is not of the answer
+		w.Header().Del(wire.ProgressHeader) // it is not of the answer
 	}}
 }

@@ -80,10 +80,14 @@ func TestSparing(t *testing.T) {
 
 		{"its SSH session", remote, session, flowOf(tcp, "192.0.2.7:52100", "198.51.100.1:22"), true},
 		{"its SSH session, met in its middle", here, session, flowOf(tcp, "198.51.100.1:22", "192.0.2.7:52100"), true},
-		{"its SSH session through the router", remote, `"ssh_connection": "192.0.2.7 52100 10.0.0.5 22"`,
-			flowOf(tcp, "192.0.2.7:52100", "198.51.100.1:2222", "10.0.0.5:22", "192.0.2.7:52100"), true},
-		{"its SSH session, link-local", here, `"ssh_connection": "fe80::7%eth0 52100 fe80::1%eth0 22"`,
-			flowOf(tcp, "[fe80::7]:52100", "[fe80::1]:22"), true},
+		{
+			"its SSH session through the router", remote, `"ssh_connection": "192.0.2.7 52100 10.0.0.5 22"`,
+			flowOf(tcp, "192.0.2.7:52100", "198.51.100.1:2222", "10.0.0.5:22", "192.0.2.7:52100"), true,
+		},
+		{
+			"its SSH session, link-local", here, `"ssh_connection": "fe80::7%eth0 52100 fe80::1%eth0 22"`,
+			flowOf(tcp, "[fe80::7]:52100", "[fe80::1]:22"), true,
+		},
 		{"its SSH session, asked for", here, session + `, "include_self": true`, flowOf(tcp, "192.0.2.7:52100", "198.51.100.1:22"), false},
 		{"another's SSH session", remote, session, flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), false},
 		{"another's SSH session, from here", here, session, flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), false},
@@ -93,8 +97,10 @@ func TestSparing(t *testing.T) {
 		{"a session that nobody names, IPv6", here, "", flowOf(tcp, "[2001:db8::8]:52100", "[2001:db8::1]:22"), true},
 		{"a session to a forwarded port", here, "", flowOf(tcp, "192.0.2.8:52100", "203.0.113.9:2200", "198.51.100.1:22", "192.0.2.8:52100"), true},
 		{"a tunnel", loopback, "", flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), true},
-		{"a tunnel of a machine with a session of its own", loopback, `"ssh_connection": "10.0.0.2 52100 10.0.0.5 22"`,
-			flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), true},
+		{
+			"a tunnel of a machine with a session of its own", loopback, `"ssh_connection": "10.0.0.2 52100 10.0.0.5 22"`,
+			flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), true,
+		},
 		{"a session to loopback", here, "", flowOf(tcp, "127.0.0.1:52100", "127.0.0.9:22"), true},
 		{"a session that nobody names, from elsewhere", remote, "", flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), false},
 		{"a session through the router", here, "", flowOf(tcp, "192.0.2.8:52100", "10.0.0.5:22"), false},
