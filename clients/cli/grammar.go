@@ -51,7 +51,10 @@ Examples:
   ctd doctor`
 
 // client returns a client for the daemon that flags and environment name; a flag wins.
-func (s *session) client() (*ctdclient.Client, error) {
+func (s *session) client() (*ctdclient.Client, error) { return s.clientWith(nil) }
+
+// clientWith returns a client that tells how far a call is.
+func (s *session) clientWith(progress func(done, total int)) (*ctdclient.Client, error) {
 	cfg := ctdclient.FromEnv(s.o.Getenv)
 	if s.g.Server != "" {
 		cfg.Server = s.g.Server
@@ -65,6 +68,7 @@ func (s *session) client() (*ctdclient.Client, error) {
 	cfg.CACert, cfg.Cert, cfg.Key = s.g.CACert, s.g.Cert, s.g.Key
 	cfg.Protocol = ctdclient.Protocol(s.g.Protocol)
 	cfg.HTTPClient = s.o.HTTPClient
+	cfg.Progress = progress
 	c, err := ctdclient.New(cfg)
 	if err != nil {
 		return nil, &usageError{message: err.Error(), hint: "see --server, --token-file and CTD_SERVER, CTD_TOKEN, CTD_TOKEN_FILE"}

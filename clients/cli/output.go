@@ -122,12 +122,15 @@ func (s *session) line(raw json.RawMessage) error {
 // call calls a method. With -o json it prints the result's exact bytes and decodes it too;
 // printed says whether it did.
 func (s *session) call(method string, params, result any) (printed bool, err error) {
-	c, err := s.client()
+	bar := s.newBar(method)
+	c, err := s.clientWith(bar.progress())
 	if err != nil {
 		return false, err
 	}
 	var raw json.RawMessage
-	if err := c.Call(s.ctx, method, params, &raw); err != nil {
+	err = c.Call(s.ctx, method, params, &raw)
+	bar.end()
+	if err != nil {
 		return false, err
 	}
 	if err := decodeInto(raw, result); err != nil {
