@@ -11,7 +11,7 @@ import (
 // Caller says where a call comes from. The server's listeners put it in the context.
 type Caller struct {
 	// Remote and Local are the caller's end of a TCP connection and the daemon's, as the daemon's
-	// socket has them; zero over the Unix socket.
+	// socket has them, without zones and with IPv4 not within IPv6; zero over the Unix socket.
 	Remote, Local netip.AddrPort
 	// Here tells that the call comes from the daemon's own machine: by the Unix socket, or by an
 	// address of the machine.
@@ -71,13 +71,9 @@ func newSelf(ctx context.Context, s wire.Sparing) (*self, error) {
 func selfOf(c Caller) *self {
 	me := &self{guess: c.Here}
 	if c.Remote.IsValid() && c.Local.IsValid() {
-		me.own = append(me.own, ends{remote: unmapped(c.Remote), local: unmapped(c.Local)})
+		me.own = append(me.own, ends{remote: c.Remote, local: c.Local})
 	}
 	return me
-}
-
-func unmapped(a netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr().WithZone("").Unmap(), a.Port())
 }
 
 // has tells whether a flow is the caller's own. The table is asked for the router's addresses where

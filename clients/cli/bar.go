@@ -23,7 +23,6 @@ var progressVerbs = map[string]string{"conntrack.kill": "killed", "conntrack.mod
 type bar struct {
 	did   string // e.g. killed
 	width int    // of the terminal
-	now   func() time.Time
 
 	mu    sync.Mutex
 	w     io.Writer
@@ -39,23 +38,21 @@ func (s *session) newBar(method string) *bar {
 	if did == "" || width == 0 || s.o.Getenv("TERM") == "dumb" {
 		return nil
 	}
-	return &bar{did: did, width: width, now: time.Now, w: s.o.Stderr, from: time.Now().Add(barDelay)}
+	return &bar{did: did, width: width, w: s.o.Stderr, from: time.Now().Add(barDelay)}
 }
 
-// progress returns what is to be called with how far the call is; nil for nobody.
-func (b *bar) progress() func(done, total int) {
+// show shows that done of total are done.
+func (b *bar) show(done, total int) {
 	if b == nil {
-		return nil
+		return
 	}
-	return func(done, total int) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.ended || b.now().Before(b.from) {
-			return
-		}
-		b.shown = true
-		fmt.Fprintf(b.w, "\r%s\x1b[K", b.line(done, total))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended || time.Now().Before(b.from) {
+		return
 	}
+	b.shown = true
+	fmt.Fprintf(b.w, "\r%s\x1b[K", b.line(done, total))
 }
 
 // line returns the line, which is shorter than the terminal is wide.

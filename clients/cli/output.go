@@ -122,14 +122,14 @@ func (s *session) line(raw json.RawMessage) error {
 // call calls a method. With -o json it prints the result's exact bytes and decodes it too;
 // printed says whether it did.
 func (s *session) call(method string, params, result any) (printed bool, err error) {
-	bar := s.newBar(method)
-	c, err := s.clientWith(bar.progress())
+	c, err := s.client()
 	if err != nil {
 		return false, err
 	}
 	var raw json.RawMessage
+	s.bar = s.newBar(method)
 	err = c.Call(s.ctx, method, params, &raw)
-	bar.end()
+	s.bar.end()
 	if err != nil {
 		return false, err
 	}

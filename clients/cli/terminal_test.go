@@ -107,7 +107,8 @@ type person struct {
 	env    map[string]string
 
 	mu    sync.Mutex
-	calls []string // methods, and "dry" where they were
+	calls []string // methods; a question mark is a dry run
+	from  []string // addresses that they came from
 }
 
 func newPerson(t *testing.T, flows int) *person {
@@ -125,6 +126,7 @@ func newPerson(t *testing.T, flows int) *person {
 		if json.Unmarshal(body, &call) == nil && call.Method != "conntrack.create" && call.Method != "conntrack.list" {
 			p.mu.Lock()
 			p.calls = append(p.calls, strings.TrimPrefix(call.Method, "conntrack.")+map[bool]string{true: "?"}[call.Params.DryRun])
+			p.from = append(p.from, r.RemoteAddr)
 			p.mu.Unlock()
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
@@ -177,7 +179,7 @@ func (p *person) runWith(ctx context.Context, o cli.Options, answer func(), args
 	p.text.Reset()
 	p.terminal.mu.Unlock()
 	p.mu.Lock()
-	p.calls = nil
+	p.calls, p.from = nil, nil
 	p.mu.Unlock()
 	var out bytes.Buffer
 	o.Stdout = &out
@@ -243,6 +245,9 @@ func TestConfirmKill(t *testing.T) {
 		t.Errorf("status %d, %q\n%s", status, stdout, p.shown())
 	}
 	p.called("kill? kill kill")
+	if p.from[0] != p.from[2] {
+		t.Errorf("the kill came by another connection than the preview: %s", p.from)
+	}
 	p.shows("1 flow had ended already\n")
 	if n := p.left(); n != 1 {
 		t.Errorf("%d flows are left, want the one that came", n)
