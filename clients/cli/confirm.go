@@ -125,7 +125,7 @@ func withoutCounters(t *wire.Tuple) *wire.Tuple {
 // result then.
 func (s *session) confirmKill(p *wire.KillParams, r *wire.KillResult) (seen int, done bool, err error) {
 	dry := *p
-	dry.DryRun = true
+	dry.DryRun, dry.Reason = true, ""
 	if _, err := s.call("conntrack.kill", dry, r); err != nil {
 		return 0, true, err
 	}
@@ -148,7 +148,7 @@ func (s *session) confirmKill(p *wire.KillParams, r *wire.KillResult) (seen int,
 // confirmModify is confirmKill for a modify; what says what is to be changed.
 func (s *session) confirmModify(p *wire.ModifyParams, what string, r *wire.ModifyResult) (seen int, done bool, err error) {
 	dry := *p
-	dry.DryRun = true
+	dry.DryRun, dry.Reason = true, ""
 	if _, err := s.call("conntrack.modify", dry, r); err != nil {
 		return 0, true, err
 	}
