@@ -7,6 +7,10 @@ import (
 	"syscall"
 )
 
+// ErrNotRenewed says that Replace failed when it had deleted the flow, which was put back then if the
+// error says nothing else. An ErrNotFound in it is not the flow's but its master's.
+var ErrNotRenewed = errors.New("the flow can't be made anew")
+
 // replaceTries bounds how often a flow is made again because a packet came in between and made
 // an entry of its own.
 const replaceTries = 4
@@ -75,7 +79,7 @@ func (t *Table) replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
 		return made, nil
 	}
 	// The flow must be put back even if the caller has gone meanwhile.
-	return Flow{}, also(err, t.putBack(context.WithoutCancel(ctx), old))
+	return Flow{}, fmt.Errorf("%w: %w", ErrNotRenewed, also(err, t.putBack(context.WithoutCancel(ctx), old)))
 }
 
 // putBack makes a flow again that was deleted.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,7 +42,7 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
+	sel, err := readSelection(ctx, p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
 	if err != nil {
 		return nil, err
 	}
@@ -54,18 +55,30 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	result := &changeResult{verb: "modified", matched: matched}
+	result := &changeResult{verb: "modified", matched: matched, spared: sel.spared}
 	m := modification{change: change, nat: nat}
 	if p.DryRun {
 		m.try(ctx, s.Table, flows, result)
 		return result, ctx.Err()
 	}
-	items := m.apply(ctx, s.Table, flows)
-	for i := range items {
-		items[i].report(ctx, s.Table, result)
+	done := 0
+	for chunk := range slices.Chunk(flows, changeChunk) {
+		items := m.apply(ctx, s.Table, chunk)
+		for i := range items {
+			items[i].report(ctx, s.Table, result)
+		}
+		if done += len(chunk); ctx.Err() != nil {
+			break
+		}
+		progressFrom(ctx).report(done, matched)
 	}
-	if err := ctx.Err(); err != nil && result.n == 0 {
-		return nil, err
+	if err := ctx.Err(); err != nil {
+		if result.n == 0 {
+			return nil, err
+		}
+		if done < matched {
+			result.fail(nil, err) // the rest was not tried
+		}
 	}
 	return result, nil
 }

@@ -44,9 +44,14 @@ const dispatchMethod = "Registry.Call"
 // the one before. So no result waits in memory, and a list that streams is read from the
 // kernel before the next call changes what it lists.
 func (d *dispatcher) Call(r *http.Request, calls *[]call, answers *iter.Seq[answer]) error {
+	ctx := r.Context()
+	if len(*calls) > 1 {
+		// The answer of a call is on its way while the next one works.
+		ctx = withProgress(ctx, nil)
+	}
 	*answers = func(yield func(answer) bool) {
 		for _, c := range *calls {
-			if !yield(d.registry.answer(r.Context(), c)) {
+			if !yield(d.registry.answer(ctx, c)) {
 				return
 			}
 		}

@@ -15,9 +15,6 @@ const (
 	defaultCut = 30 * time.Second
 	// maxCut is how long they may be kept out, and addresses be kept apart.
 	maxCut = 30 * 24 * time.Hour
-	// cutChunk is how many flows are deleted before they are cut: in between, a packet may make an
-	// entry again.
-	cutChunk = 1024
 )
 
 // killer is how flows are killed.
@@ -75,14 +72,6 @@ func (s *Service) readKiller(ctx context.Context, c *wire.Cutting, reason string
 
 func errNoCutter() error {
 	return &wire.Error{Code: wire.Unsupported, Message: "this daemon can't cut connections", Hint: "kill without cut and block"}
-}
-
-// chunk is how many of n flows are deleted before they are cut.
-func (k *killer) chunk(n int) int {
-	if k.cutter != nil {
-		return cutChunk
-	}
-	return max(n, 1)
 }
 
 // prepare sees to it, before anything is deleted, that n flows can be cut.

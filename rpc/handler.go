@@ -108,6 +108,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx := withLogger(WithProtocol(r.Context(), protocol), h.logger)
+	if p := newProgress(w, r); p != nil {
+		ctx = withProgress(ctx, p)
+	}
 	r = r.WithContext(ctx)
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	if r.Header.Get("Content-Type") != mediaType {

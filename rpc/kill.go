@@ -15,7 +15,7 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	sel, err := readSelection(p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
+	sel, err := readSelection(ctx, p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
 	if err != nil {
 		return nil, err
 	}
@@ -23,7 +23,7 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &changeResult{verb: "killed", matched: matched}
+	result := &changeResult{verb: "killed", matched: matched, spared: sel.spared}
 	if p.DryRun {
 		result.show(held...)
 		result.truncated = result.truncated || matched > len(held)
@@ -36,10 +36,14 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	// first, and without those that the kernel refused to let go.
 	refused := make(map[flowKey]bool)
 	for rest := matched; len(held) > 0; {
-		if err := k.kill(ctx, held, result, refused); err != nil {
-			return result.unless(err)
+		for chunk := range slices.Chunk(held, changeChunk) {
+			if err := k.kill(ctx, chunk, result, refused); err != nil {
+				return result.unless(err)
+			}
+			rest -= len(chunk)
+			progressFrom(ctx).report(matched-rest, matched)
 		}
-		if rest -= len(held); rest <= 0 {
+		if rest <= 0 {
 			break
 		}
 		if held, err = sel.next(ctx, s.Table, min(rest, maxHeld), refused); err != nil {
@@ -62,14 +66,9 @@ func (r *changeResult) unless(err error) (any, error) {
 // kill kills flows, adds what became of them to r, and those that the kernel refused to let go to
 // refused. The error is ctx's.
 func (k *killer) kill(ctx context.Context, flows []conntrack.Flow, r *changeResult, refused map[flowKey]bool) error {
-	for part := range slices.Chunk(flows, k.chunk(len(flows))) {
-		killed, err := k.deleteEntries(ctx, part, r, refused)
-		k.end(ctx, killed, r)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	killed, err := k.deleteEntries(ctx, flows, r, refused)
+	k.end(ctx, killed, r)
+	return err
 }
 
 // deleteEntries returns the flows that the kernel deleted.

@@ -69,6 +69,10 @@ replaced by U+FFFD.
 
 **Long results** are streamed. If such a result fails half way the connection is cut: an answer that is complete as a
 document is complete.
+
+**Progress.** A request of one call with the header ` + "`Ctd-Progress: 1`" + ` gets interim answers (HTTP status 102) while a kill or
+modify of many flows works, at most four a second, each with a header such as ` + "`Ctd-Progress: 4096/200000`" + `: so many are done, of
+so many. A request without the header gets none: many clients take them for the answer.
 `
 
 // document gathers the text, and the types of objects that it names.

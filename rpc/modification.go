@@ -62,9 +62,12 @@ func (m *modification) try(ctx context.Context, t Table, flows []conntrack.Flow,
 		if err == nil && m.translates(&flows[i]) {
 			err = t.CanReplace(ctx, flows[i].Key(), *m.nat)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, conntrack.ErrNotFound):
+			r.gone++
+		case err != nil:
 			r.fail(&flows[i], err)
-		} else {
+		default:
 			r.show(flows[i])
 		}
 	}
@@ -142,6 +145,8 @@ func (item *modified) restore(ctx context.Context, t Table) {
 // report adds the flow to a result, read again as far as the result shows it.
 func (item *modified) report(ctx context.Context, t Table, r *changeResult) {
 	switch {
+	case errors.Is(item.err, conntrack.ErrNotFound) && !errors.Is(item.err, conntrack.ErrNotRenewed):
+		r.gone++
 	case item.err != nil:
 		f := item.now
 		if len(r.failed) < maxShown {

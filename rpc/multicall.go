@@ -78,6 +78,7 @@ type multicall struct {
 }
 
 func (m multicall) stream(ctx context.Context, e encoder) error {
+	ctx = withProgress(ctx, nil) // the answer may be on its way
 	e.beginArray()
 	for _, c := range m.calls {
 		a := m.registry.answer(ctx, c)

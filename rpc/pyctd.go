@@ -47,7 +47,7 @@ func (s *Service) registerPyctdSessions(r *Registry, p *pyctd) {
 	}, p.view)
 	add(Method{
 		Name: "kill", Changes: true, Signatures: [][]string{{"string", "string", "array"}},
-		Summary: "pyctd: deletes the flows with the given ids; those that have ended are passed over.",
+		Summary: "pyctd: deletes the flows with the given ids; those that have ended are passed over, and so is the caller's own connection.",
 	}, p.kill)
 	add(Method{
 		Name: "change", Changes: true, Signatures: [][]string{{"string", "string", "string", "int", "int"}},
@@ -261,10 +261,18 @@ func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
 	defer s.done()
 	var keys []conntrack.Key
 	var failures []error
+	me := selfOf(callerFrom(ctx))
+	me.guess = false // a page comes by no SSH session
 	for _, id := range ids {
-		switch key, err := p.find(ctx, s, id); {
+		f, err := p.find(ctx, s, id)
+		own := false
+		if err == nil {
+			own, err = me.has(ctx, p.service.Table, &f)
+		}
+		switch {
+		case own: // the page would not get its answer
 		case err == nil:
-			keys = append(keys, key)
+			keys = append(keys, f.Key())
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case !errors.Is(err, conntrack.ErrNotFound):
@@ -347,7 +355,7 @@ func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
 		return nil, err
 	}
 	defer s.done()
-	key, err := p.find(ctx, s, id)
+	f, err := p.find(ctx, s, id)
 	if errors.Is(err, conntrack.ErrNotFound) {
 		return nil, &wire.Error{
 			Code: wire.NotFound, Message: "no flow has the id " + strconv.FormatUint(uint64(id), 10) + " in this session",
@@ -357,5 +365,5 @@ func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nothing, p.service.Table.Modify(ctx, []conntrack.Key{key}, change)[0]
+	return nothing, p.service.Table.Modify(ctx, []conntrack.Key{f.Key()}, change)[0]
 }

@@ -198,17 +198,17 @@ func (p *pyctd) forget(s *pyctdSession, ended func(id pyctdID) bool) {
 	s.held = len(s.ids)
 }
 
-// find returns what names the flow with an id to the table, if it is the same flow still:
+// find returns the flow with an id, if it is the same flow still:
 // ErrNotFound where another one has taken its place. The kernel compares ids, which the new one
 // mostly shares, but not starts; so the flow is read just before.
-func (p *pyctd) find(ctx context.Context, s *pyctdSession, id uint32) (conntrack.Key, error) {
+func (p *pyctd) find(ctx context.Context, s *pyctdSession, id uint32) (conntrack.Flow, error) {
 	held, ok := s.keys[id]
 	if !ok {
-		return conntrack.Key{}, conntrack.ErrNotFound
+		return conntrack.Flow{}, conntrack.ErrNotFound
 	}
 	f, err := p.service.Table.Get(ctx, held.key())
 	if err == nil && keyOf(&f) != held {
 		err = conntrack.ErrNotFound
 	}
-	return held.key(), err
+	return f, err
 }

@@ -30,6 +30,8 @@ type selection struct {
 	max    int
 	count  *int       // how many the caller expects
 	before *time.Time // only flows that began before
+	self   *self      // what is the caller's own, which is left out
+	spared int        // how many flows the last dump left out for that
 }
 
 // guards are the parameters that keep a change from meaning more than the caller thinks.
@@ -41,7 +43,7 @@ type guards struct {
 }
 
 // readSelection reads the parameters that kill and modify have in common.
-func readSelection(filter wire.Filter, flows []any, g guards) (*selection, error) {
+func readSelection(ctx context.Context, filter wire.Filter, flows []any, g guards) (*selection, error) {
 	sel := &selection{max: defaultMax, count: g.expectCount, before: g.createdBefore}
 	if g.max != nil {
 		if *g.max < 0 {
@@ -53,6 +55,9 @@ func readSelection(filter wire.Filter, flows []any, g guards) (*selection, error
 		return nil, invalidParams("expect_count: %d is below 0", *g.expectCount)
 	}
 	var err error
+	if sel.self, err = newSelf(ctx, g.Sparing); err != nil {
+		return nil, err
+	}
 	if sel.filter, err = readFilter(filter); err != nil {
 		return nil, err
 	}
@@ -85,8 +90,28 @@ func readSelection(filter wire.Filter, flows []any, g guards) (*selection, error
 	return sel, nil
 }
 
-// flows gives the flows that are meant.
+// flows gives the flows that are meant, and counts those that are spared.
 func (sel *selection) flows(ctx context.Context, t Table) iter.Seq2[conntrack.Flow, error] {
+	return func(yield func(conntrack.Flow, error) bool) {
+		sel.spared = 0
+		for f, err := range sel.matching(ctx, t) {
+			own := false
+			if err == nil {
+				own, err = sel.self.has(ctx, t, &f)
+			}
+			if own {
+				sel.spared++
+				continue
+			}
+			if !yield(f, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// matching gives the flows that match, the caller's own among them.
+func (sel *selection) matching(ctx context.Context, t Table) iter.Seq2[conntrack.Flow, error] {
 	flows := t.Flows(ctx, sel.filter)
 	if sel.named != nil {
 		flows = resolved(ctx, t, sel.named)

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"iter"
+	"net/netip"
 	"time"
 
 	"ctd/conntrack"
@@ -32,6 +33,7 @@ type Table interface {
 
 	Stats(ctx context.Context) (conntrack.Stats, error)
 	PerCPU(ctx context.Context) ([]conntrack.CPUStats, error)
+	LocalAddrs(ctx context.Context) ([]netip.Addr, error)
 }
 
 var _ Table = (*conntrack.Table)(nil)

@@ -21,6 +21,7 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		principal := new(string)
 		ctx := rpc.WithCallLog(r.Context(), log)
 		ctx = context.WithValue(ctx, principalNameKey{}, principal)
+		ctx = rpc.WithCaller(ctx, callerOf(r))
 		cut := true // unless the handler returns, the connection is cut
 		defer func() {
 			s.logRequest(r, out, log, *principal, cut, time.Since(began))
@@ -103,9 +104,13 @@ type responseWriter struct {
 // Unwrap is for http.ResponseController.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader is http.ResponseWriter's.
+// WriteHeader is http.ResponseWriter's. An interim answer (1xx) is sent at once and is not what was
+// answered.
 func (w *responseWriter) WriteHeader(status int) {
-	w.status = status
+	_ = w.control.SetWriteDeadline(time.Now().Add(w.stall)) // see Write
+	if status >= http.StatusOK {
+		w.status = status
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 

@@ -11,18 +11,31 @@ type flushCmd struct {
 	Zone   *uint16 `placeholder:"N" help:"Only flows of this zone."`
 	All    bool    `help:"Yes, every flow (of the family and zone)."`
 	DryRun bool    `help:"Only count what would go."`
+	Yes    bool    `short:"y" help:"Don't ask. Without a terminal, and in every form of output but the table, nothing is asked anyway."`
 }
 
 func (flushCmd) Help() string {
-	return `Examples:
+	return `On a terminal it says how many there are and asks; --yes, or -y, is for scripts. Nothing is spared:
+your own connection to the daemon goes too.
+
+Examples:
 
   ctd flush --all --dry-run
-  ctd flush --all --family ipv6 --zone 7`
+  ctd flush --all --family ipv6 --zone 7 --yes`
 }
 
 func (f *flushCmd) Run(s *session) error {
-	return s.flush("conntrack.flush", "flow", f.All, f.DryRun,
-		wire.FlushParams{Family: f.Family, Zone: f.Zone, All: f.All, DryRun: f.DryRun})
+	p := wire.FlushParams{Family: f.Family, Zone: f.Zone, All: f.All, DryRun: f.DryRun}
+	if f.All && s.asks(f.Yes, f.DryRun) {
+		none, err := s.confirmFlush(p)
+		if none && err == nil {
+			_, err = fmt.Fprintln(s.out, "deleted 0 flows")
+		}
+		if none || err != nil {
+			return err
+		}
+	}
+	return s.flush("conntrack.flush", "flow", f.All, f.DryRun, p)
 }
 
 // flush is `ctd flush` and `ctd expect flush`.

@@ -53,7 +53,12 @@ Examples:
   ctd doctor`
 
 // client returns a client for the daemon that flags and environment name; a flag wins.
+// A run has one, so that its calls go by one connection: a change spares that by which it comes, and no
+// other.
 func (s *session) client() (*ctdclient.Client, error) {
+	if s.made != nil {
+		return s.made, nil
+	}
 	cfg := ctdclient.FromEnv(s.o.Getenv)
 	if s.g.Server != "" {
 		cfg.Server = s.g.Server
@@ -67,9 +72,13 @@ func (s *session) client() (*ctdclient.Client, error) {
 	cfg.CACert, cfg.Cert, cfg.Key = s.g.CACert, s.g.Cert, s.g.Key
 	cfg.Protocol = ctdclient.Protocol(s.g.Protocol)
 	cfg.HTTPClient = s.o.HTTPClient
+	if terminalWidth(s.o.Stderr) > 0 {
+		cfg.Progress = func(done, total int) { s.bar.show(done, total) }
+	}
 	c, err := ctdclient.New(cfg)
 	if err != nil {
 		return nil, &usageError{message: err.Error(), hint: "see --server, --token-file and CTD_SERVER, CTD_TOKEN, CTD_TOKEN_FILE"}
 	}
+	s.made = c
 	return c, nil
 }

@@ -17,6 +17,9 @@ type choice struct {
 	ExpectCount   *int       `placeholder:"N" help:"Do nothing where not just so many match."`
 	CreatedBefore *time.Time `placeholder:"TIME" help:"Only flows that began before this time, e.g. 2026-11-22T04:15:00Z."`
 
+	Yes         bool `short:"y" help:"Don't ask. Without a terminal, and in every form of output but the table, nothing is asked anyway."`
+	IncludeSelf bool `help:"Also your own connection to the daemon and your SSH session, which are spared otherwise."`
+
 	Reason     string `placeholder:"TEXT" help:"For the daemon's log."`
 	FailIfNone bool   `help:"Exit with 1 where nothing matches."`
 }
@@ -52,12 +55,20 @@ The kernel compares a flow's id and addresses before it deletes it. A new connec
 same addresses and ports may have the same id; it is told apart by its start alone, where the
 caller's flow has one (-o json) and net.netfilter.nf_conntrack_timestamp is on.
 
+On a terminal it shows what it would kill and asks; --yes, or -y, is for scripts. What was seen is
+killed then, and nothing that came in between: where more than 1000 match, at most as many as were
+counted.
+
+Your own connection to the daemon and the SSH session that you are in (SSH_CONNECTION) are spared,
+unless you say --include-self. On the router itself, where sudo or a tunnel hides which session is
+yours, all SSH sessions to the router are.
+
 Examples:
 
   ctd kill addr=10.3.0.7 --dry-run
   ctd kill addr=10.3.0.7 --cut
   ctd kill src=10.3.0.7 dport=25 --cut=1m --block 10m --reason 'ticket 4711'
-  ctd kill proto=tcp,udp src=10.3.0.0/16 'dport=!22' --reason 'ticket 4711'
+  ctd kill proto=tcp,udp src=10.3.0.0/16 'dport=!22' --yes
   ctd kill 1234567890 --fail-if-none`
 }
 
@@ -66,11 +77,11 @@ func (k *killCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	var r wire.KillResult
-	printed, err := s.call("conntrack.kill", wire.KillParams{
+	p := wire.KillParams{
 		Filter: filter, Flows: ids, DryRun: k.DryRun, Max: k.Max, ExpectCount: k.ExpectCount, CreatedBefore: k.CreatedBefore,
-		All: k.All, Reason: k.Reason, Cutting: k.cutting(),
-	}, &r)
+		All: k.All, Reason: k.Reason, Cutting: k.cutting(), Sparing: s.sparing(k.IncludeSelf),
+	}
+	r, printed, err := s.kill(p, s.asks(k.Yes, k.DryRun))
 	if err != nil {
 		return err
 	}
@@ -90,6 +101,29 @@ func (k *killCmd) Run(s *session) error {
 		return err
 	}
 	return s.matched(k.FailIfNone, r.Matched)
+}
+
+// kill kills, and asks before where that is wanted. What a person has seen in the preview is not in
+// the result again.
+func (s *session) kill(p wire.KillParams, asks bool) (r wire.KillResult, printed bool, err error) {
+	seen := 0
+	if asks {
+		var done bool
+		if seen, done, err = s.confirmKill(&p, &r); done {
+			return r, false, err
+		}
+		r = wire.KillResult{}
+	}
+	if printed, err = s.call("conntrack.kill", p, &r); err != nil {
+		return r, printed, err
+	}
+	if asks {
+		r.Flows, r.Truncated = nil, false
+	} else {
+		s.sparedNote(r.Spared)
+	}
+	s.goneNote(r.Gone, seen, r.Matched)
+	return r, printed, nil
 }
 
 // changed prints what a change did: the flows, and in the table a sum.

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"strings"
+
 	"ctd/rpc/wire"
 )
 
@@ -20,6 +22,9 @@ type modifyCmd struct {
 func (modifyCmd) Help() string {
 	return `What no flag names stays as it is. Zero can be written: --mark 0.
 
+On a terminal it shows what it would change and asks, as ctd kill does; --yes, or -y, is for scripts.
+Your own connection to the daemon and your SSH session are spared, unless you say --include-self.
+
 Examples:
 
   ctd modify src=192.168.1.2 dport=22 --timeout 10m --dry-run
@@ -36,11 +41,11 @@ func (m *modifyCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	var r wire.ModifyResult
-	printed, err := s.call("conntrack.modify", wire.ModifyParams{
+	p := wire.ModifyParams{
 		Filter: filter, Flows: ids, Set: set, DryRun: m.DryRun, Max: m.Max, ExpectCount: m.ExpectCount, CreatedBefore: m.CreatedBefore,
-		All: m.All, Reason: m.Reason,
-	}, &r)
+		All: m.All, Reason: m.Reason, Sparing: s.sparing(m.IncludeSelf),
+	}
+	r, printed, err := s.modify(p, m.what(), s.asks(m.Yes, m.DryRun))
 	if err != nil {
 		return err
 	}
@@ -57,6 +62,47 @@ func (m *modifyCmd) Run(s *session) error {
 		return err
 	}
 	return s.matched(m.FailIfNone, r.Matched)
+}
+
+// modify modifies, and asks before where that is wanted. Unlike with a kill, the result shows the flows
+// again, as they are now.
+func (s *session) modify(p wire.ModifyParams, what string, asks bool) (r wire.ModifyResult, printed bool, err error) {
+	seen := 0
+	if asks {
+		var done bool
+		if seen, done, err = s.confirmModify(&p, what, &r); done {
+			return r, false, err
+		}
+		r = wire.ModifyResult{}
+	}
+	if printed, err = s.call("conntrack.modify", p, &r); err != nil {
+		return r, printed, err
+	}
+	if !asks {
+		s.sparedNote(r.Spared)
+	}
+	s.goneNote(r.Gone, seen, r.Matched)
+	return r, printed, nil
+}
+
+// what says what the flags change, in their own words.
+func (m *modifyCmd) what() string {
+	var words []string
+	add := func(flag, value string, given bool) {
+		if given {
+			words = append(words, strings.TrimSpace(flag+" "+value))
+		}
+	}
+	add("--timeout", deref(m.Timeout), m.Timeout != nil)
+	add("--fixed-timeout", "", m.FixedTimeout)
+	add("--mark", deref(m.Mark), m.Mark != nil)
+	add("--status", strings.Join(m.Status, ","), len(m.Status) > 0)
+	add("--label="+deref(m.Label), "", m.Label != nil)
+	add("--helper="+deref(m.Helper), "", m.Helper != nil)
+	add("--state", m.State, m.State != "")
+	add("--snat", m.SNAT, m.SNAT != "")
+	add("--dnat", m.DNAT, m.DNAT != "")
+	return "to be changed: " + strings.Join(words, " ")
 }
 
 // set makes the change of the flags.

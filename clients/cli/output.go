@@ -127,7 +127,10 @@ func (s *session) call(method string, params, result any) (printed bool, err err
 		return false, err
 	}
 	var raw json.RawMessage
-	if err := c.Call(s.ctx, method, params, &raw); err != nil {
+	s.bar = s.newBar(method)
+	err = c.Call(s.ctx, method, params, &raw)
+	s.bar.end()
+	if err != nil {
 		return false, err
 	}
 	if err := decodeInto(raw, result); err != nil {

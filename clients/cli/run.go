@@ -78,6 +78,9 @@ type session struct {
 	o   Options
 	g   *globals
 	out *bufio.Writer
+
+	made *ctdclient.Client // by client
+	bar  *bar              // of the call that is under way; nil where there is none to show
 }
 
 // helpShown is the panic that leaves kong once it has printed a help text.

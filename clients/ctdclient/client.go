@@ -17,6 +17,7 @@ type Client struct {
 	protocol              Protocol
 	token, user, password string
 	http                  *http.Client
+	progress              func(done, total int)
 }
 
 // request is a JSON-RPC 2.0 request object; one call goes in each HTTP request, so that the id
@@ -96,7 +97,7 @@ func (c *Client) post(ctx context.Context, method, path, contentType string, bod
 	case c.user != "":
 		req.SetBasicAuth(c.user, c.password)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Do(c.withProgress(req))
 	if err != nil {
 		return nil, c.unreachable(ctx, method, err)
 	}

@@ -50,6 +50,10 @@ type Config struct {
 	// HTTPClient makes the requests where not nil; Server still gives the address, and CACert,
 	// Cert and Key are not looked at. It must reach the socket itself where Server is unix://.
 	HTTPClient *http.Client
+	// Progress, where not nil, is called while a kill or modify of many flows works: done of total
+	// are done, a few times a second. The calls come from another goroutine, before the method
+	// returns.
+	Progress func(done, total int)
 }
 
 // FromEnv returns the configuration that the environment asks for, by CTD_SERVER, CTD_TOKEN,
@@ -79,7 +83,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{server: cfg.Server, base: base, protocol: cfg.Protocol, http: cfg.HTTPClient}
+	c := &Client{server: cfg.Server, base: base, protocol: cfg.Protocol, http: cfg.HTTPClient, progress: cfg.Progress}
 	if err := c.setCredentials(cfg); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ const (
 	OpFlushExpects Op = "FlushExpects"
 	OpStats        Op = "Stats"
 	OpPerCPU       Op = "PerCPU"
+	OpLocalAddrs   Op = "LocalAddrs"
 )
 
 // Fake is a table in memory with the methods and errors of *conntrack.Table. Timeouts don't run
@@ -46,6 +48,7 @@ type Fake struct {
 	writes   int
 	stats    conntrack.Stats
 	perCPU   []conntrack.CPUStats
+	addrs    []netip.Addr
 }
 
 type failure struct {
@@ -91,6 +94,20 @@ func (t *Fake) Writes() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.writes
+}
+
+// SetLocalAddrs sets the addresses of the machine whose table it is.
+func (t *Fake) SetLocalAddrs(addrs ...netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.addrs = addrs
+}
+
+// LocalAddrs returns the machine's addresses.
+func (t *Fake) LocalAddrs(ctx context.Context) ([]netip.Addr, error) {
+	err := t.begin(ctx, OpLocalAddrs)
+	defer t.mu.Unlock()
+	return slices.Clone(t.addrs), err
 }
 
 // begin locks the table for a method. The caller unlocks it, whatever the error is.

@@ -1,0 +1,127 @@
+package rpc
+
+import (
+	"context"
+	"net/netip"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+// Caller says where a call comes from. The server's listeners put it in the context.
+type Caller struct {
+	// Remote and Local are the caller's end of a TCP connection and the daemon's, as the daemon's
+	// socket has them, without zones and with IPv4 not within IPv6; zero over the Unix socket.
+	Remote, Local netip.AddrPort
+	// Here tells that the call comes from the daemon's own machine: by the Unix socket, or by an
+	// address of the machine.
+	Here bool
+}
+
+type callerKey struct{}
+
+// WithCaller returns a context whose calls come from c.
+func WithCaller(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// callerFrom returns where a call comes from; the zero Caller where that isn't known.
+func callerFrom(ctx context.Context) Caller {
+	c, _ := ctx.Value(callerKey{}).(Caller)
+	return c
+}
+
+// sshPort is where an SSH session is looked for that nobody named.
+const sshPort = 22
+
+// ends are the two ends of a TCP connection to a socket of this machine, as that socket has them:
+// what the router sees after it has translated addresses.
+type ends struct{ remote, local netip.AddrPort }
+
+// self tells which flows are the caller's own: its connection to the daemon and the SSH session that
+// it comes by. A caller on this machine who names no session may have come by a tunnel, or by sudo,
+// which takes SSH_CONNECTION away; then every SSH session to the router may be the one.
+type self struct {
+	own   []ends
+	ssh   *ends // the session that the caller names
+	guess bool  // look for sessions that nobody named
+
+	asked bool
+	addrs map[netip.Addr]bool // of the router, once asked
+}
+
+// newSelf returns what is the caller's own; nil where that is not to be spared.
+func newSelf(ctx context.Context, s wire.Sparing) (*self, error) {
+	me := selfOf(callerFrom(ctx))
+	if s.SSHConnection != "" {
+		client, server, err := wire.ParseSSHConnection(s.SSHConnection)
+		if err != nil {
+			return nil, err
+		}
+		me.ssh = &ends{remote: client, local: server}
+		me.own = append(me.own, *me.ssh)
+	}
+	if s.IncludeSelf {
+		return nil, nil
+	}
+	return me, nil
+}
+
+// selfOf returns what is the own of a caller who names no SSH session.
+func selfOf(c Caller) *self {
+	me := &self{guess: c.Here}
+	if c.Remote.IsValid() && c.Local.IsValid() {
+		me.own = append(me.own, ends{remote: c.Remote, local: c.Local})
+	}
+	return me
+}
+
+// has tells whether a flow is the caller's own. The table is asked for the router's addresses where
+// that has to be known; where it can't say, nothing may be changed.
+func (s *self) has(ctx context.Context, t Table, f *conntrack.Flow) (bool, error) {
+	if s == nil || f.Proto() != conntrack.TCP {
+		return false, nil
+	}
+	for _, e := range s.own {
+		if e.are(&f.Reply) || e.are(&f.Orig) {
+			return true, nil
+		}
+	}
+	if !s.guess || f.Reply.SrcPort != sshPort && f.Orig.SrcPort != sshPort {
+		return false, nil
+	}
+	if err := s.askAddrs(ctx, t); err != nil {
+		return false, err
+	}
+	// A session that the caller named, and that ends here, is the one. One that ends elsewhere says
+	// nothing of how the caller came here.
+	if s.ssh != nil && s.isHere(s.ssh.local.Addr()) {
+		return false, nil
+	}
+	return s.isSSH(&f.Reply) || s.isSSH(&f.Orig), nil
+}
+
+// are tells whether a tuple is that of the packets from the local end to the remote one. Mostly that
+// is a flow's reply direction; the original one where the kernel met the connection in its middle.
+func (e ends) are(t *conntrack.Tuple) bool {
+	return t.SrcPort == e.local.Port() && t.DstPort == e.remote.Port() && t.Src == e.local.Addr() && t.Dst == e.remote.Addr()
+}
+
+func (s *self) isSSH(t *conntrack.Tuple) bool { return t.SrcPort == sshPort && s.isHere(t.Src) }
+
+func (s *self) isHere(a netip.Addr) bool { return a.IsLoopback() || s.addrs[a] }
+
+func (s *self) askAddrs(ctx context.Context, t Table) error {
+	if s.asked {
+		return nil
+	}
+	addrs, err := t.LocalAddrs(ctx)
+	if err != nil {
+		return err
+	}
+	s.asked, s.addrs = true, make(map[netip.Addr]bool, len(addrs))
+	for _, a := range addrs {
+		s.addrs[a] = true
+	}
+	return nil
+}
