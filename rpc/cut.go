@@ -74,8 +74,9 @@ func errNoCutter() error {
 	return &wire.Error{Code: wire.Unsupported, Message: "this daemon can't cut connections", Hint: "kill without cut and block"}
 }
 
-// prepare sees to it, before anything is deleted, that n flows can be cut.
-func (k *killer) prepare(n int, r *changeResult) error {
+// prepare sees to it, before anything is deleted, that n flows can be cut, and that addresses are not
+// kept apart between which the caller's own connections are.
+func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) error {
 	if k.cutter == nil {
 		return nil
 	}
@@ -87,6 +88,12 @@ func (k *killer) prepare(n int, r *changeResult) error {
 	}
 	if n > 0 {
 		if err := k.cutter.Prepare(); err != nil {
+			return err
+		}
+	}
+	if k.cut.Block > 0 {
+		var err error
+		if k.cut.Spare, err = me.pairs(ctx, k.table); err != nil {
 			return err
 		}
 	}

@@ -29,7 +29,7 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 		result.truncated = result.truncated || matched > len(held)
 		return result, nil
 	}
-	if err := k.prepare(matched, result); err != nil {
+	if err := k.prepare(ctx, matched, sel.self, result); err != nil {
 		return nil, err
 	}
 	// Above maxHeld the table is dumped again for the next ones, never for more than matched at

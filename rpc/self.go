@@ -2,9 +2,11 @@ package rpc
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	"ctd/conntrack"
+	"ctd/conntrack/cut"
 	"ctd/rpc/wire"
 )
 
@@ -99,6 +101,37 @@ func (s *self) has(ctx context.Context, t Table, f *conntrack.Flow) (bool, error
 		return false, nil
 	}
 	return s.isSSH(&f.Reply) || s.isSSH(&f.Orig), nil
+}
+
+// pairs returns the addresses between which the caller's own connections are.
+func (s *self) pairs(ctx context.Context, t Table) ([]cut.Pair, error) {
+	if s == nil {
+		return nil, nil
+	}
+	var pairs []cut.Pair
+	for _, e := range s.own {
+		pairs = append(pairs, cut.Pair{Src: e.remote.Addr(), Dst: e.local.Addr()})
+	}
+	if !s.guess {
+		return pairs, nil
+	}
+	sessions, err := conntrack.ParseFilter(fmt.Sprintf("proto=tcp port=%d", sshPort))
+	if err != nil {
+		return nil, err
+	}
+	for f, err := range t.Flows(ctx, sessions) {
+		if err != nil {
+			return nil, err
+		}
+		own, err := s.has(ctx, t, &f)
+		if err != nil {
+			return nil, err
+		}
+		if own {
+			pairs = append(pairs, cut.Pair{Src: f.Orig.Src, Dst: f.Orig.Dst})
+		}
+	}
+	return pairs, nil
 }
 
 // are tells whether a tuple is that of the packets from the local end to the remote one. Mostly that

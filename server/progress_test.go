@@ -67,7 +67,7 @@ func TestProgress(t *testing.T) {
 	const flows = 9000 // in five chunks
 	f.fake.many = flows
 	table := &slowTable{f.fake, 150 * time.Millisecond}
-	f.Server = New(Config{Version: "1.2.3"}, table, secret, f.logger)
+	f.Server = New(Config{Version: "1.2.3"}, table, nil, secret, f.logger)
 	f.timing.writeStall = 200 * time.Millisecond // shorter than the call: each interim answer has its own
 	s := httptest.NewServer(f.Handler())
 	defer s.Close()
@@ -126,7 +126,7 @@ func TestProgress(t *testing.T) {
 func TestProgressHTTP10(t *testing.T) {
 	f := newFixture(t, Config{})
 	f.fake.many = 5000
-	f.Server = New(Config{Version: "1.2.3"}, &slowTable{f.fake, 150 * time.Millisecond}, secret, f.logger)
+	f.Server = New(Config{Version: "1.2.3"}, &slowTable{f.fake, 150 * time.Millisecond}, nil, secret, f.logger)
 	for proto, want := range map[string]bool{"HTTP/1.0": false, "HTTP/1.1": true} {
 		r := httptest.NewRequest(http.MethodPost, "/rpc", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"conntrack.kill","params":{"all":true,"max":9000}}`))
 		r.Proto = proto

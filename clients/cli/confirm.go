@@ -133,7 +133,7 @@ func (s *session) confirmKill(p *wire.KillParams, r *wire.KillResult) (seen int,
 	if r.Matched == 0 {
 		return 0, true, nil
 	}
-	flows, err := s.confirm("Kill", "", preview{r.Matched, r.Flows, r.Failed, r.Truncated})
+	flows, err := s.confirm(killVerb(p), "", preview{r.Matched, r.Flows, r.Failed, r.Truncated})
 	if err != nil {
 		return 0, true, err
 	}
@@ -143,6 +143,17 @@ func (s *session) confirmKill(p *wire.KillParams, r *wire.KillResult) (seen int,
 		p.Filter, p.Flows, p.All, p.ExpectCount, p.CreatedBefore = nil, flows, false, nil, nil
 	}
 	return len(flows), false, nil
+}
+
+// killVerb says what a kill does.
+func killVerb(p *wire.KillParams) string {
+	switch {
+	case p.Block != nil:
+		return "Kill, cut and block"
+	case p.Cut != nil:
+		return "Kill and cut"
+	}
+	return "Kill"
 }
 
 // confirmModify is confirmKill for a modify; what says what is to be changed.

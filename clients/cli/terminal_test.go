@@ -114,7 +114,7 @@ type person struct {
 func newPerson(t *testing.T, flows int) *person {
 	t.Helper()
 	p := &person{terminal: newTerminal(t), env: map[string]string{"CTD_TOKEN": "secret", "NO_COLOR": "1"}}
-	handler := server.New(server.Config{Version: "1.2.3"}, memory{conntracktest.NewFake()}, "secret", nil).Handler()
+	handler := server.New(server.Config{Version: "1.2.3"}, memory{conntracktest.NewFake()}, nil, "secret", nil).Handler()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		var call struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -33,6 +34,7 @@ var (
 type Table interface {
 	InNetNS(fn func() error) error
 	NetNS() *os.File
+	LocalAddrs(ctx context.Context) ([]netip.Addr, error)
 }
 
 var _ Table = (*conntrack.Table)(nil)
@@ -133,11 +135,11 @@ func (c *Cutter) Cut(ctx context.Context, flows []conntrack.Flow, o Options) (Re
 		return Result{}, fmt.Errorf("cut connections: %w", err)
 	}
 	r := Result{Blocks: len(blocks)}
-	local, err := localAddrs(c.table)
+	local, err := localAddrs(ctx, c.table)
 	if err == nil {
 		r.Sockets, err = destroySockets(ctx, c.table, flows, local)
 	}
-	if err != nil {
+	if err != nil { // they learn of it at their next packet, like everybody
 		c.logger.Warn("sockets of the router were not closed", "error", err)
 	}
 	r.Probed, err = probe(ctx, c.table, flows, local)

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/mdlayher/netlink"
@@ -17,22 +16,13 @@ import (
 // addrSet are the addresses of the router itself.
 type addrSet map[netip.Addr]bool
 
-// localAddrs returns the addresses of the table's network namespace.
-func localAddrs(table Table) (addrSet, error) {
-	set := addrSet{}
-	err := table.InNetNS(func() error {
-		addrs, err := net.InterfaceAddrs()
-		for _, a := range addrs {
-			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-				set[prefix.Addr().Unmap().WithZone("")] = true
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+func localAddrs(ctx context.Context, table Table) (addrSet, error) {
+	addrs, err := table.LocalAddrs(ctx)
+	set := make(addrSet, len(addrs))
+	for _, a := range addrs {
+		set[a] = true
 	}
-	return set, nil
+	return set, err
 }
 
 // Messages of inet_diag (linux/sock_diag.h, linux/inet_diag.h).

@@ -1,0 +1,261 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"ctd/conntrack"
+	"ctd/conntrack/cut"
+	"ctd/rpc/wire"
+)
+
+// fakeCutter notes what is to be cut, and keeps blocks.
+type fakeCutter struct {
+	refuse   error // of Prepare
+	fail     error // of Cut
+	prepared int
+	cut      []uint32 // ids
+	options  cut.Options
+	blocked  []cut.Block
+}
+
+func (c *fakeCutter) Prepare() error {
+	c.prepared++
+	return c.refuse
+}
+
+func (c *fakeCutter) Cut(ctx context.Context, flows []conntrack.Flow, o cut.Options) (cut.Result, error) {
+	if ctx.Err() != nil {
+		return cut.Result{}, ctx.Err()
+	}
+	for i := range flows {
+		c.cut = append(c.cut, flows[i].ID)
+	}
+	c.options = o
+	return cut.Result{Blocks: 1, Sockets: 2, Probed: 3}, c.fail
+}
+
+func (c *fakeCutter) Blocks() ([]cut.Block, error) { return slices.Clone(c.blocked), nil }
+
+func (c *fakeCutter) Unblock(blocks []cut.Block) ([]cut.Block, error) {
+	return blocks[1:], nil // the first has just ended
+}
+
+func newCutAPI(flows ...conntrack.Flow) (*api, *fakeCutter) {
+	a, c := newAPI(flows...), &fakeCutter{}
+	a.service.Cutter = c
+	return a, c
+}
+
+func TestCutParams(t *testing.T) {
+	a, c := newCutAPI(tcpFlows(1)...)
+	for params, text := range map[string]string{
+		`"cut": "soon"`:               "cut: want a time",
+		`"cut": 0`:                    "cut: want a time",
+		`"cut": "0s"`:                 "cut: want a time",
+		`"cut": -1`:                   "cut: want a time",
+		`"cut": 1.5`:                  "cut: want a time",
+		`"cut": "31d"`:                "cut: want a time",
+		`"cut": [1]`:                  "cut: want a time",
+		`"block": true`:               "block: want a time",
+		`"block": ""`:                 "block: want a time",
+		`"cut": false, "block": "1m"`: "contradict",
+		`"reject": true`:              "reject says how to cut",
+	} {
+		a.refused(t, "conntrack.kill", `{"all": true, `+params+`}`, wire.InvalidParams, text)
+	}
+	for params, want := range map[string]cut.Options{
+		`"cut": true`:                  {For: 30 * time.Second},
+		`"cut": 45`:                    {For: 45 * time.Second},
+		`"cut": "1h30m"`:               {For: 90 * time.Minute},
+		`"cut": "30d", "reject": true`: {For: 30 * 24 * time.Hour, Reject: true},
+		`"block": "10m"`:               {For: 30 * time.Second, Block: 10 * time.Minute},
+		`"block": 5`:                   {For: 5 * time.Second, Block: 5 * time.Second},
+		`"cut": 2, "block": "10m"`:     {For: 2 * time.Second, Block: 10 * time.Minute},
+	} {
+		a, c = newCutAPI(tcpFlows(1)...)
+		var got wire.KillResult
+		a.call(t, "conntrack.kill", `{"all": true, "reason": "ticket", `+params+`}`, &got)
+		want.Comment = "tester: ticket"
+		if diff := cmp.Diff(want, c.options); diff != "" || c.prepared != 1 {
+			t.Errorf("%s (-want +got):\n%s", params, diff)
+		}
+		if diff := cmp.Diff(&wire.CutResult{Seconds: uint32(want.For / time.Second), Blocks: 1, Sockets: 2, Probed: 3}, got.Cut); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", params, diff)
+		}
+	}
+	a, c = newCutAPI(tcpFlows(1)...)
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", `{"all": true, "cut": false}`, &got)
+	if got.Killed != 1 || got.Cut != nil || c.prepared != 0 || c.cut != nil {
+		t.Errorf("cut: false: %+v, %+v", got, c)
+	}
+	a.service.Cutter = nil
+	a.refused(t, "conntrack.kill", `{"all": true, "cut": true}`, wire.Unsupported, "can't cut")
+	a.refused(t, "conntrack.blocks", `{}`, wire.Unsupported, "can't cut")
+}
+
+// TestCutOrder: what can't be cut isn't killed either; what was killed is cut, and nothing else.
+func TestCutOrder(t *testing.T) {
+	a, c := newCutAPI(tcpFlows(3)...)
+	c.refuse = fmt.Errorf("declare: %w", cut.ErrUnsupported)
+	a.refused(t, "conntrack.kill", `{"all": true, "cut": true}`, wire.Unsupported, "nf_tables")
+	if a.table.Writes() != 0 {
+		t.Errorf("%d writes", a.table.Writes())
+	}
+	c.refuse = nil
+
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", `{"all": true, "cut": true, "dry_run": true}`, &got)
+	if got.Matched != 3 || c.prepared != 1 || c.cut != nil {
+		t.Errorf("dry run: %+v, %+v", got, c)
+	}
+
+	a.table.Deny(2, unix.EPERM)
+	a.service.Table = goneTable{a.table} // the first is gone before it is killed
+	a.call(t, "conntrack.kill", `{"all": true, "cut": true}`, &got)
+	if got.Killed != 1 || got.Gone != 1 || len(got.Failed) != 1 || fmt.Sprint(c.cut) != "[3]" {
+		t.Errorf("%+v, cut %v; want the third alone", got, c.cut)
+	}
+
+	a, c = newCutAPI(tcpFlows(2)...)
+	c.fail = cut.ErrFull
+	a.call(t, "conntrack.kill", `{"all": true, "cut": true}`, &got)
+	if got.Killed != 2 || len(got.Failed) != 1 || got.Failed[0].Code != wire.LimitExceeded || !strings.Contains(got.Failed[0].Message, "2 flows were killed and not cut") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// manyTable says that there are more flows than can be cut.
+type manyTable struct{ bigTable }
+
+func TestCutLimit(t *testing.T) {
+	a, c := newCutAPI()
+	many := &manyTable{}
+	many.Table = a.table
+	for i := range cut.MaxFlows + 1 {
+		many.left = append(many.left, uint32(i+1))
+	}
+	a.service.Table = many
+	a.refused(t, "conntrack.kill", `{"all": true, "cut": true, "max": 1000000}`, wire.LimitExceeded, "65537 flows match, and at most 65536 can be cut")
+	if c.prepared != 0 || len(many.left) != cut.MaxFlows+1 {
+		t.Errorf("prepared %d, %d left", c.prepared, len(many.left))
+	}
+	many.left = many.left[1:]
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", `{"all": true, "cut": true, "max": 1000000}`, &got)
+	if got.Killed != cut.MaxFlows || len(c.cut) != cut.MaxFlows {
+		t.Errorf("killed %d, cut %d", got.Killed, len(c.cut))
+	}
+}
+
+// sweptTable is one where a packet makes an entry of the same tuple again before it is kept out.
+type sweptTable struct {
+	Table
+	killed [][]conntrack.Key
+}
+
+func (t *sweptTable) Kill(ctx context.Context, keys []conntrack.Key) []error {
+	t.killed = append(t.killed, keys)
+	return t.Table.Kill(ctx, keys)
+}
+
+func TestCutSweeps(t *testing.T) {
+	f := tcpFlow(1)
+	f.Reply.Dst = netip.MustParseAddr("198.51.100.1")
+	a, _ := newCutAPI(f)
+	swept := &sweptTable{Table: a.table}
+	a.service.Table = swept
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", `{"all": true, "cut": true}`, &got)
+	if len(swept.killed) != 2 || len(swept.killed[1]) != 2 {
+		t.Fatalf("killed %+v", swept.killed)
+	}
+	for i, want := range []conntrack.Tuple{f.Orig, f.Reply} {
+		if key := swept.killed[1][i]; key.Orig != want || key.ID != 0 {
+			t.Errorf("swept %+v, want %v of any id", key, want)
+		}
+	}
+	if len(got.Failed) != 0 || got.Gone != 0 {
+		t.Errorf("%+v: what is not there is no failure", got)
+	}
+}
+
+func TestBlocks(t *testing.T) {
+	a, c := newCutAPI()
+	ip := netip.MustParseAddr
+	c.blocked = []cut.Block{
+		{Src: ip("10.0.0.1"), Dst: ip("192.0.2.1"), Left: 90 * time.Second, Comment: "root"},
+		{Src: ip("10.0.0.2"), Dst: ip("192.0.2.1"), Left: time.Millisecond},
+		{Src: ip("fd00::1"), Dst: ip("fd00::2"), Left: time.Hour, Zone: 7},
+	}
+	blocks := []wire.Block{
+		{Family: "ipv4", Src: "10.0.0.2", Dst: "192.0.2.1", Left: 1},
+		{Family: "ipv4", Src: "10.0.0.1", Dst: "192.0.2.1", Left: 90, Comment: "root"},
+		{Family: "ipv6", Src: "fd00::1", Dst: "fd00::2", Left: 3600, Zone: 7},
+	}
+	for filter, want := range map[string][]wire.Block{
+		`""`: blocks, `"addr=10.0.0.1"`: blocks[1:2], `"net=192.0.2.0/24"`: blocks[:2], `"zone=7"`: blocks[2:],
+		`"family=ipv6"`: blocks[2:], `{"src": "fd00::/8"}`: blocks[2:], `"dst=10.0.0.1"`: {},
+	} {
+		var got wire.BlocksResult
+		a.call(t, "conntrack.blocks", `{"filter": `+filter+`}`, &got)
+		if diff := cmp.Diff(want, got.Blocks); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", filter, diff)
+		}
+	}
+	for filter, text := range map[string]string{`"dport=80"`: "a block has no dport", `"scr=10.0.0.1"`: "src"} {
+		a.refused(t, "conntrack.blocks", `{"filter": `+filter+`}`, wire.InvalidParams, text)
+		a.refused(t, "conntrack.unblock", `{"filter": `+filter+`}`, wire.InvalidParams, text)
+	}
+	a.refused(t, "conntrack.unblock", `{}`, wire.InvalidParams, "all: true")
+	if _, err := a.tryAs(t, wire.RoleViewer, "conntrack.unblock", `{"all": true}`); err == nil || err.Code != wire.PermissionDenied {
+		t.Errorf("a viewer lifts: %v", err)
+	}
+	for params, want := range map[string]wire.UnblockResult{
+		`{"all": true, "dry_run": true}`: {Matched: 3, Blocks: blocks},
+		`{"all": true}`:                  {Matched: 3, Unblocked: 2, Changed: true, Blocks: blocks[1:]},
+		`{"filter": "addr=10.0.0.1"}`:    {Matched: 1, Blocks: []wire.Block{}},
+	} {
+		var got wire.UnblockResult
+		a.call(t, "conntrack.unblock", params, &got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", params, diff)
+		}
+	}
+	a.refused(t, "conntrack.unblock", `{"filter": "user=x"}`, wire.InvalidParams, "user")
+}
+
+// TestBlockSpares: the addresses of the caller's own connections are not kept apart.
+func TestBlockSpares(t *testing.T) {
+	session := tcpFlow(9)
+	session.Orig = conntrack.Tuple{
+		Proto: conntrack.TCP, Src: netip.MustParseAddr("10.0.0.5"), Dst: netip.MustParseAddr("10.0.0.254"), SrcPort: 5555, DstPort: sshPort,
+	}
+	session.Reply = session.Orig.Inverse()
+	a, c := newCutAPI(append(tcpFlows(2), session)...)
+	a.table.SetLocalAddrs(session.Orig.Dst)
+	me := Caller{Remote: netip.MustParseAddrPort("10.0.0.1:4000"), Local: netip.MustParseAddrPort("10.0.0.254:8420")}
+	for i, here := range []bool{false, true} {
+		me.Here = here
+		ctx := WithCaller(WithPrincipal(t.Context(), caller{wire.RoleOperator}), me)
+		want := []cut.Pair{{Src: me.Remote.Addr(), Dst: me.Local.Addr()}}
+		if here {
+			want = append(want, cut.Pair{Src: session.Orig.Src, Dst: session.Orig.Dst})
+		}
+		if _, err := a.Call(ctx, "conntrack.kill", Params{Named: map[string]any{"filter": fmt.Sprintf("id=%d", i+1), "block": "1m"}}); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, c.options.Spare, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+			t.Errorf("here %v (-want +got):\n%s", here, diff)
+		}
+	}
+}
