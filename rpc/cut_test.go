@@ -56,7 +56,7 @@ func newCutAPI(flows ...conntrack.Flow) (*api, *fakeCutter) {
 }
 
 func TestCutParams(t *testing.T) {
-	a, c := newCutAPI(tcpFlows(1)...)
+	a, _ := newCutAPI(tcpFlows(1)...)
 	for params, text := range map[string]string{
 		`"cut": "soon"`:               "cut: want a time",
 		`"cut": 0`:                    "cut: want a time",

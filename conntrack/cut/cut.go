@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ctd/conntrack"
 )
 
@@ -153,7 +155,16 @@ func (c *Cutter) keepOut(flows []conntrack.Flow, blocks []Block, o Options) erro
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := elementsOf(flows, blocks, o)
-	if err := c.declare(slices.Collect(maps.Keys(e)), max(o.For, o.Block)); err != nil {
+	zones := slices.Collect(maps.Keys(e))
+	lasts := max(o.For, o.Block)
+	if c.has(zones) { // as it mostly is after Prepare: to make the rules again takes the kernel long
+		c.keep(lasts)
+		if err := c.add(e); !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		// Somebody has just flushed the ruleset.
+	}
+	if err := c.declare(zones, lasts); err != nil {
 		return err
 	}
 	return c.add(e)

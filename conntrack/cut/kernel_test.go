@@ -397,6 +397,26 @@ func TestFlushedByOthers(t *testing.T) {
 	}
 }
 
+// TestFlushedMeanwhile: others flush the ruleset between a kill and its cut.
+func TestFlushedMeanwhile(t *testing.T) {
+	r := newRig(t)
+	c := r.TCP(conntracktest.Path{})
+	if err := r.cut.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	flows := r.kill("proto=tcp")
+	r.Router.Nft("flush ruleset")
+	r.Router.Conntrack()
+	if _, err := r.cut.Cut(t.Context(), flows, Options{For: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []net.Conn{c.Client, c.Server} {
+		if err := wasReset(end); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestLeftBehind deletes what a killed predecessor left, and nothing of others.
 func TestLeftBehind(t *testing.T) {
 	r := newRig(t)

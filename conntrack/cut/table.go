@@ -91,6 +91,11 @@ func (c *Cutter) declare(zones []zone, d time.Duration) error {
 	return nil
 }
 
+// has tells whether the table was made with the sets of zones.
+func (c *Cutter) has(zones []zone) bool {
+	return len(c.zones) > 0 && !slices.ContainsFunc(zones, func(z zone) bool { return !slices.Contains(c.zones, z) })
+}
+
 // merged returns the zones of both lists, and zone 0.
 func merged(a, b []zone) []zone {
 	all := slices.Concat([]zone{0}, a, b)

@@ -217,15 +217,18 @@ func (b *bench) killing(ctx context.Context, r *rig, d *daemon) error {
 			}
 			return took, r.load(ctx, func(i int) bool { return i%groups == part.group })
 		}
+		filter := map[string]any{"src": part.source}
 		took, err := inTurns(b.runs,
+			func(int) (time.Duration, error) { return again(d.kill(ctx, map[string]any{"filter": filter}, share)) },
+			func(int) (time.Duration, error) { return again(r.conntrack(ctx, "-D", "-s", part.source)) },
 			func(int) (time.Duration, error) {
-				return again(d.kill(ctx, map[string]any{"filter": map[string]any{"src": part.source}}, share))
-			},
-			func(int) (time.Duration, error) { return again(r.conntrack(ctx, "-D", "-s", part.source)) })
+				return again(d.kill(ctx, map[string]any{"filter": filter, "cut": true}, share))
+			})
 		if err != nil {
 			return err
 		}
 		b.compare(what, part.against, took[0], took[1], part.bar)
+		b.compare(what+", and cut the connections", "the same without", took[2], took[0], 3)
 	}
 
 	progress("kill one flow")

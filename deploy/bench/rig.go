@@ -87,7 +87,13 @@ func newRig(ctx context.Context, name, dir string, n int) (*rig, error) {
 		}
 		nft := command("nft", "-f", "-")
 		nft.Stdin = strings.NewReader("table inet bench { chain in { type filter hook input priority 0; ct state invalid drop; }; }")
-		return nft.Run()
+		if err := nft.Run(); err != nil {
+			return err
+		}
+		// Where the ends of connections are: packets to them go nowhere.
+		ip := command("ip", "-batch", "-")
+		ip.Stdin = strings.NewReader("link add ends type veth peer name far\nlink set ends arp off up\nlink set far up\nroute add default dev ends\n")
+		return ip.Run()
 	})
 	if err == nil {
 		err = r.load(ctx, func(int) bool { return true })
