@@ -81,7 +81,7 @@ func TestCutParams(t *testing.T) {
 		`"block": 5`:                   {For: 5 * time.Second, Block: 5 * time.Second},
 		`"cut": 2, "block": "10m"`:     {For: 2 * time.Second, Block: 10 * time.Minute},
 	} {
-		a, c = newCutAPI(tcpFlows(1)...)
+		a, c := newCutAPI(tcpFlows(1)...)
 		var got wire.KillResult
 		a.call(t, "conntrack.kill", `{"all": true, "reason": "ticket", `+params+`}`, &got)
 		want.Comment = "tester: ticket"
@@ -92,7 +92,7 @@ func TestCutParams(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", params, diff)
 		}
 	}
-	a, c = newCutAPI(tcpFlows(1)...)
+	a, c := newCutAPI(tcpFlows(1)...)
 	var got wire.KillResult
 	a.call(t, "conntrack.kill", `{"all": true, "cut": false}`, &got)
 	if got.Killed != 1 || got.Cut != nil || c.prepared != 0 || c.cut != nil {
