@@ -31,7 +31,8 @@ type grammar struct {
 
 // Help is shown under the flags.
 func (grammar) Help() string {
-	return `The daemon needs CAP_NET_ADMIN in the namespace whose table it manages. SIGINT and
+	return `The daemon needs CAP_NET_ADMIN in the namespace whose table it manages, and CAP_NET_RAW to reset
+silent ends of connections that are cut. SIGINT and
 SIGTERM end it once the requests under way are answered.
 
 Examples:

@@ -222,3 +222,64 @@ func TestCutAfterKill(t *testing.T) {
 		t.Errorf("after its end there is\n%s\nbefore there was\n%s", left, before)
 	}
 }
+
+// TestCutLoad cuts transfers at full speed, and leaves one to another port of the same server alone.
+func TestCutLoad(t *testing.T) {
+	tp := conntracktest.NewTopology(t)
+	tp.Masquerade(`oifname "server"`)
+	daemon := startProcess(t, tp.Router, t.TempDir())
+	start := func(ns *conntracktest.NS, args ...string) (ended chan error) {
+		t.Helper()
+		c := exec.Command("iperf3", args...)
+		var err error
+		ns.Do(func() { err = c.Start() })
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended = make(chan error, 1)
+		go func() { ended <- c.Wait() }()
+		t.Cleanup(func() { _ = c.Process.Kill() })
+		return ended
+	}
+	// Each bounded in time and in rate.
+	transfer := func(port, seconds string) (server, client chan error) {
+		t.Helper()
+		server = start(tp.Server, "-s", "-1", "-p", port)
+		conntracktest.Eventually(t, "iperf3 listens", func() bool {
+			return strings.Contains(tp.Server.Exec("ss", "-Htln", "sport = :"+port), port)
+		})
+		return server, start(tp.Client, "-c", tp.ServerAddr(false).String(), "-p", port, "-t", seconds, "-P", "4", "-b", "200M")
+	}
+	victimServer, victim := transfer("5201", "20")
+	_, neighbour := transfer("5202", "3")
+	client := daemon.client(ctdclient.Config{})
+	conntracktest.Eventually(t, "transfers", func() bool {
+		r, err := client.Count(t.Context(), wire.CountParams{Filter: "proto=tcp dport=5201 bytes=>1M"})
+		return err == nil && r.Count == 4
+	})
+	r, err := client.Kill(t.Context(), wire.KillParams{Filter: "proto=tcp dport=5201", Cutting: wire.Cutting{Cut: true}})
+	if err != nil || r.Killed != 5 || r.Cut.Probed != 10 { // four streams and the connection that controls them
+		t.Errorf("%+v, %v", r, err)
+	}
+	for name, ended := range map[string]chan error{"client": victim, "server": victimServer} {
+		select {
+		case err := <-ended:
+			if err == nil && name == "client" { // the server ends well in any case
+				t.Errorf("the %s of what was cut ended well", name)
+			}
+		case <-time.After(3 * time.Second):
+			t.Errorf("the %s goes on", name)
+		}
+	}
+	select {
+	case err := <-neighbour:
+		if err != nil {
+			t.Errorf("the neighbour: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the neighbour doesn't end")
+	}
+	if left, err := client.Count(t.Context(), wire.CountParams{Filter: "proto=tcp dport=5201"}); err != nil || left.Count != 0 {
+		t.Errorf("left %+v, %v", left, err)
+	}
+}

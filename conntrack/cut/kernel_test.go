@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -358,6 +359,13 @@ func TestBlock(t *testing.T) {
 			if b.Src != r.ClientAddr(v6) || b.Dst != r.ServerAddr(v6) || b.Comment != "tester: abuse" || b.Left < 50*time.Second || b.Left > time.Minute {
 				t.Errorf("%+v", b)
 			}
+			// The same block again, for longer.
+			if err := r.cut.keepOut(nil, blocks, Options{Block: time.Hour}); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := r.cut.Blocks(); err != nil || len(again) != 1 || again[0].Left < 50*time.Minute && !older(t, 6, 12) {
+				t.Errorf("blocked again: %+v, %v", again, err)
+			}
 			for want := 1; want >= 0; want-- {
 				if lifted, err := r.cut.Unblock(blocks); err != nil || len(lifted) != want {
 					t.Errorf("lifted %+v, %v", lifted, err)
@@ -366,6 +374,20 @@ func TestBlock(t *testing.T) {
 			r.TCP(conntracktest.Path{V6: v6, Port: 5001})
 		})
 	}
+}
+
+// older tells whether the kernel is older than a version.
+func older(t *testing.T, major, minor int) bool {
+	t.Helper()
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(string(release), "%d.%d", &a, &b); err != nil {
+		t.Fatal(err)
+	}
+	return a < major || a == major && b < minor
 }
 
 // TestFlushedByOthers makes the table anew, and whole again.
@@ -421,9 +443,10 @@ func TestFlushedMeanwhile(t *testing.T) {
 func TestLeftBehind(t *testing.T) {
 	r := newRig(t)
 	before := r.Router.Exec("nft", "list", "ruleset")
-	if err := r.cut.Prepare(); err != nil {
-		t.Fatal(err)
-	}
+	r.TCP(conntracktest.Path{V6: true})
+	r.UDP(conntracktest.Path{})
+	r.end("proto=tcp", Options{For: time.Minute, Block: time.Minute, Comment: "tester"})
+	r.end("proto=udp", Options{For: time.Minute, Block: time.Minute, Reject: true})
 	ours := r.Router.Exec("nft", "list", "ruleset")
 	if ours == before {
 		t.Fatal("Prepare made nothing")
