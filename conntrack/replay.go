@@ -17,6 +17,9 @@ func (f *Flow) Replayable() (Flow, error) {
 		Timeout: max(f.Timeout, time.Second), Labels: f.Labels, Helper: f.Helper, Master: f.Master,
 		State: f.State, TCP: f.TCP, SCTP: f.SCTP, DCCP: f.DCCP, SeqAdj: f.SeqAdj, SynProxy: f.SynProxy,
 	}
+	if r.Reply.IsZero() {
+		r.Reply = r.Orig.Inverse()
+	}
 	r.present = f.present & (AttrState | AttrTCP | AttrSCTP | AttrDCCP | AttrSeqAdj)
 	r.Set(AttrTimeout)
 	for i := range r.TCP.Flags {

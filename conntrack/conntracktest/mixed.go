@@ -71,6 +71,12 @@ var mixedKinds = []func(f *conntrack.Flow){
 		f.Labels.SetBit(127)
 		f.Set(conntrack.AttrMark | conntrack.AttrLabels)
 	},
+	func(f *conntrack.Flow) {
+		tcpState(3, 7, 7)(f)
+		f.SeqAdj = [2]conntrack.SeqAdj{{CorrectionPos: 1 << 31, OffsetBefore: -3, OffsetAfter: 4}, {CorrectionPos: 7, OffsetAfter: 1}}
+		f.SynProxy = conntrack.SynProxy{ISN: 1 << 31, ITS: 2, TSOff: 3}
+		f.Set(conntrack.AttrSeqAdj | conntrack.AttrSynProxy)
+	},
 	func(f *conntrack.Flow) { // another protocol
 		datagrams(50, 0)(f)
 		// It has addresses alone to be told apart by.
