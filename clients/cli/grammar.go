@@ -15,6 +15,8 @@ type grammar struct {
 	Modify     modifyCmd     `cmd:"" help:"Change flows: timeout, mark, labels, state, addresses."`
 	Create     createCmd     `cmd:"" help:"Make a flow."`
 	Flush      flushCmd      `cmd:"" help:"Delete all flows."`
+	Export     exportCmd     `cmd:"" help:"Print flows so that they can be made again."`
+	Import     importCmd     `cmd:"" help:"Make the flows of an export."`
 	Expect     expectCmd     `cmd:"" help:"Expectations: list, get, create, kill, flush."`
 	Stats      statsCmd      `cmd:"" help:"Show the table's size and counters."`
 	Doctor     doctorCmd     `cmd:"" help:"Find what keeps the table from being useful."`
