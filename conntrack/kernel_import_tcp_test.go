@@ -92,3 +92,46 @@ func echo(client, server net.Conn) error {
 	}
 	return nil
 }
+
+// TestKernelImportHandshake moves a connection that is being opened: the packet of one side is lost,
+// and the client begins again through the new router.
+func TestKernelImportHandshake(t *testing.T) {
+	conntracktest.Kernel(t)
+	for state, deaf := range map[string]func(*conntracktest.Pair) *conntracktest.NS{
+		"SYN_SENT": func(p *conntracktest.Pair) *conntracktest.NS { return p.Server },
+		"SYN_RECV": func(p *conntracktest.Pair) *conntracktest.NS { return p.Client },
+	} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			p := conntracktest.NewPair(t)
+			ns := deaf(p)
+			ns.Nft("table inet lost {\n chain input {\n type filter hook input priority 0\n meta l4proto tcp drop\n }\n}")
+			if state == "SYN_SENT" {
+				p.B.Nft("insert rule inet pair forward ct state new accept") // until there is an answer
+			}
+			dial := p.Dialling(false)
+			a := open(t, p.A)
+			var f conntrack.Flow
+			conntracktest.Eventually(t, state, func() bool {
+				flows := list(t, a, conntrack.Filter{})
+				if len(flows) == 1 && flows[0].StateName() == state {
+					f, _ = flows[0].Replayable()
+				}
+				return f.Has(conntrack.AttrState)
+			})
+			if r := open(t, p.B).Import(t.Context(), []conntrack.Flow{f}, conntrack.OnConflictFail)[0]; r.Err != nil {
+				t.Fatal(r.Err)
+			}
+			p.Switch()
+			ns.Nft("delete table inet lost")
+			client, server, err := dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			exchange(t, client, server)
+			if n := p.Invalid(p.B); n != 0 {
+				t.Errorf("%d packets were invalid", n)
+			}
+		})
+	}
+}

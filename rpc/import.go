@@ -46,11 +46,16 @@ func (s *Service) importFlows(ctx context.Context, p *wire.ImportParams) (any, e
 	if err := conflicts(flows, results); err != nil && on == conntrack.OnConflictFail {
 		return nil, err
 	}
+	var stopped error // ctx's, of the flows that nobody tried
 	for i := range results {
 		if err := results[i].Err; err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-			return r.cancelled(ctx.Err())
+			stopped = ctx.Err()
+			continue
 		}
 		r.add(&flows[i], &results[i])
+	}
+	if stopped != nil {
+		return r.cancelled(stopped)
 	}
 	return r, nil
 }

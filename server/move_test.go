@@ -64,10 +64,10 @@ func flowsOf(t testing.TB, ns *conntracktest.NS) []conntrack.Flow {
 	return flows
 }
 
-// TestMoveFlows carries 1,000 flows of all kinds from one router's daemon to another's, by either
+// TestMoveFlows carries 1,200 flows of all kinds (more than one call takes) from one router's daemon to another's, by either
 // protocol, and holds the lists against each other and against conntrack(8).
 func TestMoveFlows(t *testing.T) {
-	const n = 1000
+	const n = 1200
 	a := conntracktest.NewNS(t)
 	a.Conntrack()
 	table, err := conntrack.Open(conntrack.Config{NetNS: a.Name()})

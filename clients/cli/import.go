@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,16 +67,14 @@ func (c *importCmd) Run(s *session) error {
 		}
 	}
 	sum, raw, err := c.send(s, parts, c.DryRun)
-	if err != nil && !sum.Changed {
+	if err != nil && !sum.Changed && len(sum.Failed) == 0 {
 		return err
 	}
 	if perr := c.print(s, sum, raw, len(parts)); perr != nil {
 		return perr
 	}
-	if err != nil {
-		return err
-	}
-	return s.failures(sum.Failed)
+	failed := s.failures(sum.Failed)
+	return cmp.Or(err, failed)
 }
 
 // confirm asks a person whether what differs may be replaced.

@@ -110,23 +110,45 @@ func (p *Pair) up(r *NS) {
 // Dial opens a TCP connection from the client to the server. Both ends close when the test ends.
 func (p *Pair) Dial(v6 bool) (client, server net.Conn) {
 	p.t.Helper()
+	client, server, err := p.Dialling(v6)()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return client, server
+}
+
+// Dialling begins to open a TCP connection and returns a function that waits until it is open.
+func (p *Pair) Dialling(v6 bool) func() (client, server net.Conn, err error) {
+	p.t.Helper()
 	var l net.Listener
 	var err error
 	p.Server.Do(func() { l, err = net.Listen("tcp", netip.AddrPortFrom(pick(v6, serverIPv6, serverIPv4), 0).String()) })
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	defer l.Close()
-	p.Client.Do(func() { client, err = net.DialTimeout("tcp", l.Addr().String(), patience) })
-	if err != nil {
-		p.t.Fatal(err)
+	type end struct {
+		conn net.Conn
+		err  error
 	}
-	p.t.Cleanup(func() { client.Close() })
-	if server, err = l.Accept(); err != nil {
-		p.t.Fatal(err)
+	dialled := make(chan end, 1)
+	go func() {
+		var e end
+		p.Client.Do(func() { e.conn, e.err = net.DialTimeout("tcp", l.Addr().String(), patience) })
+		dialled <- e
+	}()
+	return func() (client, server net.Conn, err error) {
+		defer l.Close()
+		e := <-dialled
+		if e.err != nil {
+			return nil, nil, e.err
+		}
+		p.t.Cleanup(func() { e.conn.Close() })
+		if server, err = l.Accept(); err != nil {
+			return nil, nil, err
+		}
+		p.t.Cleanup(func() { server.Close() })
+		return e.conn, server, nil
 	}
-	p.t.Cleanup(func() { server.Close() })
-	return client, server
 }
 
 // Invalid returns how many packets a router took for invalid.
