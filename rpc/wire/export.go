@@ -21,7 +21,7 @@ const MaxImport = 16384
 
 // ImportParams are the parameters of conntrack.import.
 type ImportParams struct {
-	Flows      []Flow `json:"flows" doc:"the flows, at most 16384, in any order. As conntrack.export gives them, or conntrack.list: what can't be written is passed over, and a timeout of 0 is taken for 1"`
+	Flows      []Flow `json:"flows" doc:"the flows, at most 16384, in any order. As conntrack.export gives them, or conntrack.list: what can't be written is passed over, and a timeout of 0 is taken for 1. TCP connections are not held to their windows (flag 8, be_liberal), which the kernel can't be told"`
 	OnConflict string `json:"on_conflict,omitempty" doc:"where a tuple of a flow is another's already: skip leaves what is there (the default); replace makes the new flow in its place, unless the two differ in their timeouts alone; fail makes none of all the flows" enum:"skip,replace,fail"`
 	DryRun     bool   `json:"dry_run,omitempty" doc:"only say what would be done"`
 	Reason     string `json:"reason,omitempty" doc:"for the log"`
