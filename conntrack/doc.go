@@ -12,8 +12,8 @@
 //		fmt.Println(flow.Orig, flow.StateName())
 //	}
 //
-// A Table lists flows (Flows), and gets, creates, modifies, replaces, kills and flushes them, and
-// does the same with expectations. A Filter says which flows are meant; what the kernel can
+// A Table lists flows (Flows), and gets, creates, modifies, replaces, imports, kills and flushes
+// them, and does the same with expectations. A Filter says which flows are meant; what the kernel can
 // compare by itself is left to it, and everything is compared again here.
 //
 // # What it needs

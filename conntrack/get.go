@@ -35,6 +35,23 @@ func (t *Table) get(ctx context.Context, k Key) (Flow, error) {
 	return f, nil
 }
 
+// getAll is get for many flows, each named by a tuple. The kernel finds a tuple of either direction;
+// one in a zone of its own direction must be given as the direction that it is.
+func (t *Table) getAll(ctx context.Context, keys []Key) ([]Flow, []error) {
+	flows := make([]Flow, len(keys))
+	var dec decoder
+	errs := t.batchAnswers(ctx, len(keys), msgGet, 0, func(b []byte, i int) ([]byte, Family, error) {
+		k := &keys[i]
+		if err := k.check(); err != nil {
+			return b, 0, err
+		}
+		return k.append(b), k.family(), nil
+	}, func(i int, data []byte) error {
+		return dec.decodeFlow(&flows[i], data)
+	})
+	return flows, errs
+}
+
 func (t *Table) getByID(ctx context.Context, id uint32) (Flow, error) {
 	var found Flow
 	n := 0

@@ -85,6 +85,10 @@ func (t *Table) replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
 // putBack makes a flow again that was deleted.
 func (t *Table) putBack(ctx context.Context, old Flow) error {
 	_, err := t.insert(ctx, old)
+	if errors.Is(err, ErrNotFound) && !old.Master.IsZero() {
+		old.Master = Tuple{} // the flow outlived it
+		_, err = t.insert(ctx, old)
+	}
 	if errors.Is(err, syscall.ENOSPC) {
 		// The last rule with labels has gone since the flow began. Better without them than gone.
 		old.Labels = Labels{}

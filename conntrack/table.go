@@ -236,12 +236,25 @@ const batchSize = 64
 func (t *Table) batch(ctx context.Context, n int, typ, flags uint16,
 	build func(b []byte, i int) ([]byte, Family, error),
 ) []error {
+	return t.batchAnswers(ctx, n, typ, flags, build, nil)
+}
+
+// batchAnswers is batch for requests that the kernel answers: answer gets the attributes of each
+// request's answer.
+func (t *Table) batchAnswers(ctx context.Context, n int, typ, flags uint16,
+	build func(b []byte, i int) ([]byte, Family, error), answer func(i int, data []byte) error,
+) []error {
 	errs := make([]error, n)
 	for start := 0; start < n; start += batchSize {
 		end := min(start+batchSize, n)
 		err := t.with(ctx, func(c *conn) (bool, error) {
 			return c.batch(errs[start:end], typ, flags, func(b []byte, i int) ([]byte, Family, error) {
 				return build(b, start+i)
+			}, func(i int, data []byte) error {
+				if answer == nil {
+					return nil
+				}
+				return answer(start+i, data)
 			})
 		})
 		if err != nil {
@@ -258,7 +271,7 @@ func (t *Table) batch(ctx context.Context, n int, typ, flags uint16,
 }
 
 func (c *conn) batch(errs []error, typ, flags uint16,
-	build func(b []byte, i int) ([]byte, Family, error),
+	build func(b []byte, i int) ([]byte, Family, error), answer func(i int, data []byte) error,
 ) (bool, error) {
 	c.out = c.out[:0]
 	base := c.seq + 1
@@ -284,8 +297,15 @@ func (c *conn) batch(errs []error, typ, flags uint16,
 	}
 	err := c.answers(func(m *message) (ended bool, err error) {
 		i := int(m.seq - base)
-		if m.typ != nlmsgError || i < 0 || i >= len(errs) {
+		if i < 0 || i >= len(errs) {
 			return false, nil
+		}
+		if m.typ != nlmsgError {
+			data, err := m.attributes()
+			if err == nil {
+				err = answer(i, data)
+			}
+			return false, err
 		}
 		errs[i] = m.errno()
 		return i == last, nil

@@ -72,22 +72,29 @@ func (r *changeResult) stream(_ context.Context, e encoder) error {
 			return err
 		}
 	}
-	if len(r.failed) > 0 {
-		e.key("failed")
-		e.beginArray()
-		for i := range r.failed {
-			e.beginObject()
-			if flow := r.failed[i].flow; flow != nil {
-				e.key("flow")
-				w.write(flow)
-			}
-			writeFailedMembers(e, r.failed[i].err)
-			e.endObject()
-		}
-		e.endArray()
-	}
+	writeFailed(w, r.failed)
 	e.endObject()
 	return nil
+}
+
+// writeFailed writes the member failed where there is a failure.
+func writeFailed(w flowWriter, failed []failure) {
+	if len(failed) == 0 {
+		return
+	}
+	e := w.e
+	e.key("failed")
+	e.beginArray()
+	for i := range failed {
+		e.beginObject()
+		if flow := failed[i].flow; flow != nil {
+			e.key("flow")
+			w.write(flow)
+		}
+		writeFailedMembers(e, failed[i].err)
+		e.endObject()
+	}
+	e.endArray()
 }
 
 func writeFailedMembers(e encoder, err *wire.Error) {

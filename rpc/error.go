@@ -51,6 +51,7 @@ type layerRow struct {
 
 var layerTable = [...]layerRow{
 	{conntrack.ErrIncomplete, wire.InvalidParams, ""},
+	{conntrack.ErrNotReplayable, wire.Unsupported, "take it off the flow table (delete or change the rule with flow add), and export again"},
 	{conntrack.ErrNoKey, wire.InvalidParams, "give an id, or a tuple with source and destination"},
 	{conntrack.ErrNotTCP, wire.InvalidParams, "narrow the filter to proto=tcp"},
 	{conntrack.ErrAmbiguous, wire.Conflict, "list the flows with this id and give one with its tuple"},

@@ -23,6 +23,8 @@ type Table interface {
 	CanReplace(ctx context.Context, k conntrack.Key, nat conntrack.NAT) error
 	Create(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error)
 	CanCreate(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error)
+	Import(ctx context.Context, flows []conntrack.Flow, on conntrack.OnConflict) []conntrack.Imported
+	CanImport(ctx context.Context, flows []conntrack.Flow, on conntrack.OnConflict) []conntrack.Imported
 	Flush(ctx context.Context, family conntrack.Family, zone *uint16) (int, error)
 
 	Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error]
@@ -77,6 +79,7 @@ func (s *Service) Register(r *Registry) {
 	s.registerFlows(r)
 	s.registerChanges(r)
 	s.registerBlocks(r)
+	s.registerExport(r)
 	s.registerExpects(r)
 	s.registerServer(r)
 	s.registerPyctd(r)

@@ -56,6 +56,8 @@ func TestScripts(t *testing.T) {
 			guarded.SetToken("secret")
 			many := ctdclienttest.New(t)
 			many.SetFlows(ctdclienttest.Many(5000))
+			offloaded := ctdclienttest.New(t)
+			offloaded.SetFlows(ctdclienttest.Offloaded())
 			socket := ctdclienttest.NewUnix(t, filepath.Join(t.TempDir(), "ctd.sock"))
 			testscript.Run(t, testscript.Params{
 				Files:               []string{file},
@@ -65,6 +67,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("CUT", cut.URL)
 					env.Setenv("GUARDED", guarded.URL)
 					env.Setenv("MANY", many.URL)
+					env.Setenv("OFFLOADED", offloaded.URL)
 					env.Setenv("SOCKET", socket.URL)
 					env.Setenv("GORACE", noExitSleep)
 					return nil
@@ -95,6 +98,7 @@ func TestExamples(t *testing.T) {
 	help := cli.HelpTexts()
 	for _, verb := range []string{
 		"ctd", "ctd list", "ctd get", "ctd count", "ctd kill", "ctd modify", "ctd create", "ctd flush",
+		"ctd export", "ctd import",
 		"ctd expect", "ctd expect list", "ctd expect get", "ctd expect create", "ctd expect kill", "ctd expect flush",
 		"ctd stats", "ctd doctor", "ctd info", "ctd completion", "ctd version",
 	} {

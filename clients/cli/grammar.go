@@ -17,6 +17,8 @@ type grammar struct {
 	Flush      flushCmd      `cmd:"" help:"Delete all flows."`
 	Blocks     blocksCmd     `cmd:"" help:"List the addresses that are kept apart."`
 	Unblock    unblockCmd    `cmd:"" help:"Lift blocks."`
+	Export     exportCmd     `cmd:"" help:"Print flows so that they can be made again."`
+	Import     importCmd     `cmd:"" help:"Make the flows of an export."`
 	Expect     expectCmd     `cmd:"" help:"Expectations: list, get, create, kill, flush."`
 	Stats      statsCmd      `cmd:"" help:"Show the table's size and counters."`
 	Doctor     doctorCmd     `cmd:"" help:"Find what keeps the table from being useful."`

@@ -143,6 +143,11 @@ func (c *Client) Create(ctx context.Context, p wire.CreateParams) (*wire.Flow, e
 	return call[wire.Flow](ctx, c, "conntrack.create", p)
 }
 
+// Import makes the flows of an export.
+func (c *Client) Import(ctx context.Context, p wire.ImportParams) (*wire.ImportResult, error) {
+	return call[wire.ImportResult](ctx, c, "conntrack.import", p)
+}
+
 // Flush deletes all flows of a family and zone.
 func (c *Client) Flush(ctx context.Context, p wire.FlushParams) (*wire.FlushResult, error) {
 	return call[wire.FlushResult](ctx, c, "conntrack.flush", p)

@@ -28,20 +28,32 @@ func (c *Client) List(ctx context.Context, p wire.ListParams) iter.Seq2[wire.Flo
 type Listing struct {
 	c       *Client
 	ctx     context.Context
-	params  wire.ListParams
+	method  string
+	params  any
+	members []string // that a whole result has
 	summary Summary
 }
 
-// Summary is what conntrack.list says beside the flows.
+// Summary is what conntrack.list or conntrack.export says beside the flows.
 type Summary struct {
 	Matched int       `json:"matched"`
-	Scanned int       `json:"scanned"`
+	Scanned int       `json:"scanned"` // of conntrack.list
 	Time    time.Time `json:"time"`
+
+	Exported int            `json:"exported"` // of conntrack.export
+	Failed   []wire.Failure `json:"failed"`   // of conntrack.export: flows that can't be made again
+	// Partial is whether Failed has any. It is known after CopyTo too.
+	Partial bool `json:"-"`
 }
 
 // Listing prepares a list.
 func (c *Client) Listing(ctx context.Context, p wire.ListParams) *Listing {
-	return &Listing{c: c, ctx: ctx, params: p}
+	return &Listing{c: c, ctx: ctx, method: "conntrack.list", params: p, members: []string{"flows", "matched", "scanned", "time"}}
+}
+
+// Export prepares a list of flows that can be made again by Import.
+func (c *Client) Export(ctx context.Context, p wire.ExportParams) *Listing {
+	return &Listing{c: c, ctx: ctx, method: "conntrack.export", params: p, members: []string{"flows", "matched", "exported", "time"}}
 }
 
 // Summary is known once an iterator has run to its end without an error.
@@ -82,25 +94,22 @@ func (l *Listing) Raw() iter.Seq2[json.RawMessage, error] {
 	}
 }
 
-// listMembers are the members that a whole result of conntrack.list has.
-var listMembers = []string{"flows", "matched", "scanned", "time"}
-
 // CopyTo calls the server and writes the exact bytes of the result to w. Of the summary only
-// Matched is known afterwards.
+// Matched and Partial are known afterwards.
 func (l *Listing) CopyTo(w io.Writer) error {
-	const method = "conntrack.list"
 	if l.c.protocol == XML {
 		var raw json.RawMessage
-		if err := l.c.Call(l.ctx, method, l.params, &raw); err != nil {
+		if err := l.c.Call(l.ctx, l.method, l.params, &raw); err != nil {
 			return err
 		}
 		if err := json.Unmarshal(raw, &l.summary); err != nil {
-			return fmt.Errorf("%s: decode result: %w", method, err)
+			return fmt.Errorf("%s: decode result: %w", l.method, err)
 		}
+		l.summary.Partial = len(l.summary.Failed) > 0
 		_, err := w.Write(raw)
 		return err
 	}
-	body, err := l.c.send(l.ctx, method, l.params)
+	body, err := l.c.send(l.ctx, l.method, l.params)
 	if err != nil {
 		return err
 	}
@@ -111,17 +120,18 @@ func (l *Listing) CopyTo(w io.Writer) error {
 		if errors.As(err, &we) {
 			return we.err
 		}
-		return l.c.broken(l.ctx, method, err)
+		return l.c.broken(l.ctx, l.method, err)
 	}
 	if isSet(s.rpcError) {
 		return decodeError(s.rpcError)
 	}
-	if err := requireMembers(func(name string) bool { return s.members[name] }); err != nil {
-		return l.c.broken(l.ctx, method, err)
+	if err := l.require(func(name string) bool { return s.members[name] }); err != nil {
+		return l.c.broken(l.ctx, l.method, err)
 	}
+	l.summary.Partial = s.members["failed"]
 	l.summary.Matched, err = strconv.Atoi(string(s.matched))
 	if err != nil {
-		return l.c.broken(l.ctx, method, err)
+		return l.c.broken(l.ctx, l.method, err)
 	}
 	return nil
 }
@@ -132,8 +142,9 @@ func (c *Client) ListRaw(ctx context.Context, p wire.ListParams, w io.Writer) er
 	return c.Listing(ctx, p).CopyTo(w)
 }
 
-func requireMembers(has func(string) bool) error {
-	for _, name := range listMembers {
+// require returns an error where a result lacks a member that a whole one has.
+func (l *Listing) require(has func(string) bool) error {
+	for _, name := range l.members {
 		if !has(name) {
 			return fmt.Errorf("the result has no %q", name)
 		}
@@ -145,8 +156,7 @@ func (l *Listing) walk(each func(json.RawMessage) error) error {
 	if l.c.protocol == XML {
 		return l.walkXML(each)
 	}
-	const method = "conntrack.list"
-	body, err := l.c.send(l.ctx, method, l.params)
+	body, err := l.c.send(l.ctx, l.method, l.params)
 	if err != nil {
 		return err
 	}
@@ -156,27 +166,31 @@ func (l *Listing) walk(each func(json.RawMessage) error) error {
 	case errors.Is(err, errStop):
 		return err
 	case err != nil:
-		return l.c.broken(l.ctx, method, err)
+		return l.c.broken(l.ctx, l.method, err)
 	case isSet(d.rpcError):
 		return decodeError(d.rpcError)
 	}
-	if err := requireMembers(func(name string) bool { return d.rest[name] != nil }); err != nil {
-		return l.c.broken(l.ctx, method, err)
+	if err := l.require(func(name string) bool { return d.rest[name] != nil }); err != nil {
+		return l.c.broken(l.ctx, l.method, err)
 	}
 	for name, into := range map[string]any{
 		"matched": &l.summary.Matched, "scanned": &l.summary.Scanned, "time": &l.summary.Time,
+		"exported": &l.summary.Exported, "failed": &l.summary.Failed,
 	} {
-		if err := json.Unmarshal(d.rest[name], into); err != nil {
-			return fmt.Errorf("%s: decode %s: %w", method, name, err)
+		if raw, ok := d.rest[name]; ok {
+			if err := json.Unmarshal(raw, into); err != nil {
+				return fmt.Errorf("%s: decode %s: %w", l.method, name, err)
+			}
 		}
 	}
+	l.summary.Partial = len(l.summary.Failed) > 0
 	return nil
 }
 
 // walkXML holds the whole answer, because kolo/xmlrpc decodes no stream.
 func (l *Listing) walkXML(each func(json.RawMessage) error) error {
 	var raw json.RawMessage
-	if err := l.c.Call(l.ctx, "conntrack.list", l.params, &raw); err != nil {
+	if err := l.c.Call(l.ctx, l.method, l.params, &raw); err != nil {
 		return err
 	}
 	var r struct {
@@ -184,9 +198,10 @@ func (l *Listing) walkXML(each func(json.RawMessage) error) error {
 		Summary
 	}
 	if err := json.Unmarshal(raw, &r); err != nil {
-		return fmt.Errorf("conntrack.list: decode result: %w", err)
+		return fmt.Errorf("%s: decode result: %w", l.method, err)
 	}
 	l.summary = r.Summary
+	l.summary.Partial = len(r.Failed) > 0
 	for _, flow := range r.Flows {
 		if err := each(flow); err != nil {
 			return err

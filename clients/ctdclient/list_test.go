@@ -280,3 +280,61 @@ func TestListRawWriter(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+func TestExport(t *testing.T) {
+	protocols(t, func(t *testing.T, p ctdclient.Protocol) {
+		srv := ctdclienttest.New(t)
+		srv.SetFlows(ctdclienttest.Offloaded())
+		c := newClient(t, ctdclient.Config{Server: srv.URL, Protocol: p})
+		l := c.Export(t.Context(), wire.ExportParams{})
+		var got []wire.Flow
+		for f, err := range l.Flows() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, f)
+		}
+		sum := l.Summary()
+		if len(got) != 1 || got[0].ID != 0 || sum.Matched != 2 || sum.Exported != 1 || len(sum.Failed) != 1 || !sum.Partial || !sum.Time.Equal(ctdclienttest.Time()) {
+			t.Errorf("%d flows, %+v", len(got), sum)
+		}
+		var raw bytes.Buffer
+		l = c.Export(t.Context(), wire.ExportParams{})
+		if err := l.CopyTo(&raw); err != nil || !l.Summary().Partial || l.Summary().Matched != 2 || !strings.Contains(raw.String(), `"exported":1`) {
+			t.Errorf("%s: %v, %+v", raw.String(), err, l.Summary())
+		}
+		r, err := c.Import(t.Context(), wire.ImportParams{Flows: got, OnConflict: "replace"})
+		if err != nil || r.Skipped != 1 || r.Changed {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// TestExportCut: an export that is cut is an error too, as is one without its own members.
+func TestExportCut(t *testing.T) {
+	protocols(t, func(t *testing.T, p ctdclient.Protocol) {
+		srv := ctdclienttest.New(t)
+		srv.CutAfter(1, true)
+		c := newClient(t, ctdclient.Config{Server: srv.URL, Protocol: p})
+		var last error
+		for _, err := range c.Export(t.Context(), wire.ExportParams{}).Flows() {
+			last = err
+		}
+		if last == nil {
+			t.Error("a short export passed for a whole one")
+		}
+		if err := c.Export(t.Context(), wire.ExportParams{}).CopyTo(io.Discard); err == nil {
+			t.Error("copied: a short export passed for a whole one")
+		}
+	})
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":1,"result":{"flows":[],"matched":0,"scanned":0,"time":"2026-11-22T04:20:00Z"}}`)
+	}))
+	defer h.Close()
+	c := newClient(t, ctdclient.Config{Server: h.URL})
+	for _, err := range c.Export(t.Context(), wire.ExportParams{}).Flows() {
+		if err == nil || !strings.Contains(err.Error(), "exported") {
+			t.Errorf("got %v, want that exported is missing", err)
+		}
+	}
+}

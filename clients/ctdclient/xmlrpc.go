@@ -161,6 +161,10 @@ func resultOf(method string) any {
 		return new(wire.KillResult)
 	case "conntrack.modify":
 		return new(wire.ModifyResult)
+	case "conntrack.export":
+		return new(wire.ExportResult)
+	case "conntrack.import":
+		return new(wire.ImportResult)
 	case "conntrack.flush", "expect.flush":
 		return new(wire.FlushResult)
 	case "conntrack.stats":

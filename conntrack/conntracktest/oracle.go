@@ -298,6 +298,9 @@ func Diff(f conntrack.Flow, e Entry) string {
 	return cmp.Diff(e, EntryOf(f), compare())
 }
 
+// DiffEntries compares what conntrack(8) says about a flow at two times or places.
+func DiffEntries(a, b Entry) string { return cmp.Diff(a, b, compare()) }
+
 // DiffAll compares flows with what conntrack(8) says about the table, whatever the order.
 func DiffAll(flows []conntrack.Flow, entries []Entry) string {
 	var b strings.Builder

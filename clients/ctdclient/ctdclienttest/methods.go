@@ -31,6 +31,10 @@ func (s *Server) method(call Call) (any, *wire.Error) {
 		return s.modify(p)
 	case "conntrack.create":
 		return s.create(p)
+	case "conntrack.export":
+		return s.export(p)
+	case "conntrack.import":
+		return s.importFlows(p)
 	case "conntrack.flush":
 		n := len(s.flows)
 		if p["dry_run"] != true {

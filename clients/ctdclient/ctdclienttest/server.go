@@ -150,7 +150,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.calls = append(s.calls, call)
 	result, rpcErr := s.method(call)
 	w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
-	if s.cutAfter > 0 && call.Method == "conntrack.list" && rpcErr == nil {
+	if s.cutAfter > 0 && (call.Method == "conntrack.list" || call.Method == "conntrack.export") && rpcErr == nil {
 		s.cut(w, call, result)
 		return
 	}
@@ -180,6 +180,9 @@ func (s *Server) cut(w http.ResponseWriter, call Call, result any) {
 	var b strings.Builder
 	s.answer(&b, call, result, nil)
 	text, between := b.String(), `},{"id"`
+	if call.Method == "conntrack.export" {
+		between = `},{"family"`
+	}
 	if call.Protocol == "xml" {
 		between = "</value><value><struct><member><name>family"
 	}

@@ -56,8 +56,15 @@ func Many(n int) []wire.Flow {
 	for i := range flows {
 		flows[i] = Flows()[0]
 		flows[i].ID = uint32(i + 1)
-		flows[i].Orig.SPort = new(uint16(i))
+		flows[i].Orig.SPort, flows[i].Reply.DPort = new(uint16(i)), new(uint16(i))
 	}
+	return flows
+}
+
+// Offloaded returns two flows, of which the first is in a flow table and has no timeout.
+func Offloaded() []wire.Flow {
+	flows := Flows()[:2]
+	flows[0].Timeout = nil
 	return flows
 }
 
