@@ -18,7 +18,7 @@ const replaceTries = 4
 // Replace gives a flow other addresses. The kernel can't change the tuples of an entry, so the
 // flow is deleted and the same flow is made anew with the translation, and put back as it was if
 // that fails. What the kernel doesn't let be written is lost: counters, start, id, and the
-// expectations of the flow.
+// expectations of the flow; TCP windows aren't checked any more (TCPFlagBeLiberal).
 func (t *Table) Replace(ctx context.Context, k Key, nat NAT) (Flow, error) {
 	f, err := t.replace(ctx, k, nat)
 	return f, opError("replace flow", err)
@@ -102,8 +102,10 @@ func (t *Table) putBack(ctx context.Context, old Flow) error {
 	return nil
 }
 
-// insert creates a flow, and deletes an entry that a packet of the same flow made meanwhile.
+// insert creates a flow that the kernel meets in its middle, and deletes an entry that a packet of the
+// same flow made meanwhile.
 func (t *Table) insert(ctx context.Context, f Flow) (Flow, error) {
+	f = f.liberal()
 	for try := 1; ; try++ {
 		made, err := t.create(ctx, f)
 		if !errors.Is(err, ErrExists) || try == replaceTries {

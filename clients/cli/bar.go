@@ -15,8 +15,10 @@ const (
 	maxBar = 40
 )
 
-// progressVerbs are the methods that tell how far they are, and what they have done then.
-var progressVerbs = map[string]string{"conntrack.kill": "killed", "conntrack.modify": "modified"}
+// progressVerbs are the methods of which it is known how far they are, and what they have done then.
+var progressVerbs = map[string]string{
+	"conntrack.kill": "killed", "conntrack.modify": "modified", "conntrack.import": "imported",
+}
 
 // bar shows on a terminal how far a call is, in one line that goes when the call has ended. A nil bar
 // shows nothing.

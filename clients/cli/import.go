@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 
 	"ctd/rpc/wire"
 )
@@ -24,7 +22,7 @@ type importCmd struct {
 	File       []string `arg:"" optional:"" help:"Files of flows, one a line; - or none is standard input."`
 	OnConflict string   `default:"skip" enum:"skip,replace,fail" placeholder:"WHAT" help:"Where a flow is there already: skip it, replace it where it differs, or fail and create none at all."`
 	DryRun     bool     `help:"Only say what would be done."`
-	Yes        bool     `help:"Replace without asking."`
+	Yes        bool     `short:"y" help:"Replace without asking. Without a terminal nothing is asked anyway."`
 	Reason     string   `placeholder:"TEXT" help:"For the daemon's log."`
 }
 
@@ -56,8 +54,10 @@ func (c *importCmd) Run(s *session) error {
 	}
 	mastersFirst(lines)
 	parts := split(lines)
-	if err := c.confirm(s, len(lines)); err != nil {
-		return err
+	if c.OnConflict == "replace" && !readsStdin(c.File) && s.asks(c.Yes, c.DryRun) {
+		if err := s.ask(fmt.Sprintf("Import %s and replace those that are there and differ?", plural(len(lines), "flow"))); err != nil {
+			return err
+		}
 	}
 	// A later call may hold a flow that can't be meant, which the daemon refuses, or be the one that
 	// fails by a conflict. Nothing is made before that is known.
@@ -77,19 +77,6 @@ func (c *importCmd) Run(s *session) error {
 	return cmp.Or(err, failed)
 }
 
-// confirm asks a person whether what differs may be replaced.
-func (c *importCmd) confirm(s *session, n int) error {
-	if c.OnConflict != "replace" || c.DryRun || c.Yes || terminalWidth(s.o.Stdin) == 0 || readsStdin(c.File) {
-		return nil
-	}
-	fmt.Fprintf(s.o.Stderr, "import %s and replace those that are there and differ? [y/N] ", plural(n, "flow"))
-	answer, _ := bufio.NewReader(s.o.Stdin).ReadString('\n')
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer == "y" || answer == "yes" {
-		return nil
-	}
-	return &usageError{message: "import: nothing was done", hint: "--yes replaces without asking"}
-}
-
 func readsStdin(files []string) bool {
 	return len(files) == 0 || slices.Contains(files, "-")
 }
@@ -100,7 +87,15 @@ func (c *importCmd) send(s *session, parts [][]flowLine, dryRun bool) (sum wire.
 	if err != nil {
 		return sum, nil, err
 	}
+	progress := s.newBar("conntrack.import")
+	defer progress.end()
+	sent, total := 0, 0
 	for _, part := range parts {
+		total += len(part)
+	}
+	for _, part := range parts {
+		progress.show(sent, total)
+		sent += len(part)
 		params := struct {
 			Flows      []json.RawMessage `json:"flows"`
 			OnConflict string            `json:"on_conflict"`
