@@ -425,7 +425,7 @@ func (t *Table) supplant(ctx context.Context, old []Flow, f Flow) error {
 		}
 	}
 	if failure == nil {
-		_, failure = t.insert(ctx, f.liberal())
+		_, failure = t.insert(ctx, f)
 	}
 	if failure == nil {
 		return nil
