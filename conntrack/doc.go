@@ -12,9 +12,10 @@
 //		fmt.Println(flow.Orig, flow.StateName())
 //	}
 //
-// A Table lists flows (Flows), and gets, creates, modifies, replaces, imports, kills and flushes
-// them, and does the same with expectations. A Filter says which flows are meant; what the kernel can
-// compare by itself is left to it, and everything is compared again here.
+// A Table lists flows (Flows), tells of new ones (NewFlows), and gets, creates, modifies, replaces,
+// imports, kills and flushes them; it lists, gets, creates, kills and flushes expectations. A Filter
+// says which flows are meant; what the kernel can compare by itself is left to it, and everything is
+// compared again here.
 //
 // # What it needs
 //
@@ -26,7 +27,7 @@
 // The kernel tracks connections only in a namespace where a rule asks for it (ct in nftables,
 // conntrack in xtables, any NAT); without one the table is empty. Counters, start times and labels
 // have to be turned on (net.netfilter.nf_conntrack_acct, net.netfilter.nf_conntrack_timestamp, a
-// rule that uses labels) before a flow begins.
+// rule that uses labels) before a flow begins, as have events (net.netfilter.nf_conntrack_events).
 //
 // # Concurrency
 //

@@ -7,9 +7,9 @@ import (
 
 // Limits of a filter. What goes beyond is refused, in the text form and in the object form.
 const (
-	MaxFilterText    = 256 << 10 // bytes of the text form, as it comes and as String prints it
-	MaxFilterClauses = 256       // alternatives joined by "or"
-	MaxFilterValues  = 4096      // values of all fields together
+	MaxFilterText    = 1 << 20  // bytes of the text form, as it comes and as String prints it
+	MaxFilterClauses = 256      // alternatives joined by "or"
+	MaxFilterValues  = 16 << 10 // values of all fields together
 )
 
 // Filter says which flows are meant. It is immutable; the zero Filter matches every flow. Two

@@ -204,6 +204,7 @@ const (
 	ctaSynProxy      = 24 // CTA_SYNPROXY
 	ctaFilter        = 25 // CTA_FILTER
 	ctaStatusMask    = 26 // CTA_STATUS_MASK
+	ctaEventTime     = 27 // CTA_TIMESTAMP_EVENT
 )
 
 // Attributes inside those above.
@@ -284,6 +285,8 @@ func (d *decoder) decodeFlow(f *Flow, data []byte) error {
 			}
 		case ctaSynProxy:
 			ok = f.decodeSynProxy(&a)
+		case ctaEventTime: // when an event was; it says nothing of the flow
+			ok = len(a.data) == 8
 		}
 		if !ok {
 			f.Unknown = append(f.Unknown, a.unknown())

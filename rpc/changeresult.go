@@ -7,7 +7,7 @@ import (
 	"ctd/rpc/wire"
 )
 
-// changeResult is wire.KillResult or wire.ModifyResult.
+// changeResult is wire.KillResult or wire.ModifyResult, or the greater part of wire.ReconcileResult.
 type changeResult struct {
 	verb      string // the member that says how many: killed or modified
 	n         int
@@ -18,6 +18,8 @@ type changeResult struct {
 	truncated bool
 	failed    []failure
 	cut       *wire.CutResult // nil where nothing was to be cut
+
+	more func(e encoder) // writes the members that only this change has; nil: none
 }
 
 // failure is a flow that could not be changed; without a flow it is what kept the others from being
@@ -58,6 +60,9 @@ func (r *changeResult) stream(_ context.Context, e encoder) error {
 	e.int(int64(r.spared))
 	e.key("changed")
 	e.boolean(r.n > 0)
+	if r.more != nil {
+		r.more(e)
+	}
 	e.key("flows")
 	e.beginArray()
 	for i := range r.flows {

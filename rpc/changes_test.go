@@ -97,13 +97,16 @@ type bigTable struct {
 	same  uint32 // an id that all flows have, where not 0
 
 	refuse  int // so many of the flows, the first ones, can't be killed
-	failing int // the dump of this number fails
+	failing int // the dump of this number fails, and counting begins anew
+	once    bool
 }
 
 func (t *bigTable) Flows(context.Context, conntrack.Filter, ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
 	t.dumps++
 	if t.dumps == t.failing {
-		t.dumps = 0
+		if t.dumps = 0; t.once {
+			t.failing = 0
+		}
 		return func(yield func(conntrack.Flow, error) bool) { yield(conntrack.Flow{}, conntrack.ErrInterrupted) }
 	}
 	return func(yield func(conntrack.Flow, error) bool) {

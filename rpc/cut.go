@@ -97,7 +97,9 @@ func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) 
 			return err
 		}
 	}
-	r.cut = &wire.CutResult{Seconds: uint32(k.cut.For / time.Second)}
+	if r.cut == nil { // else it is not the first time
+		r.cut = &wire.CutResult{Seconds: uint32(k.cut.For / time.Second)}
+	}
 	return nil
 }
 

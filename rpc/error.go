@@ -62,6 +62,7 @@ var layerTable = [...]layerRow{
 	{conntrack.ErrInterrupted, wire.Busy, "try again"},
 	{cut.ErrFull, wire.LimitExceeded, "wait until the time of earlier cuts is over, lift blocks with conntrack.unblock, or cut for a shorter time"},
 	{cut.ErrUnsupported, wire.Unsupported, "Linux 5.9 or later with nf_tables (inet tables, reject, notrack) is needed; kill without cut and block"},
+	{conntrack.ErrNoEvents, wire.Unsupported, "set net.netfilter.nf_conntrack_events to 1, or reconcile without watch"},
 	{conntrack.ErrClosed, wire.Unavailable, "the daemon is stopping; try again when it has started"},
 }
 

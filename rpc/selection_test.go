@@ -65,8 +65,9 @@ func TestCreatedBefore(t *testing.T) {
 func TestPlaces(t *testing.T) {
 	a := newAPI()
 	for method, want := range map[string]string{
-		"conntrack.kill":   "filter flows dry_run max expect_count created_before all reason cut reject block include_self ssh_connection",
-		"conntrack.modify": "filter flows set dry_run max expect_count created_before all reason include_self ssh_connection",
+		"conntrack.kill":      "filter flows dry_run max expect_count created_before all reason cut reject block include_self ssh_connection",
+		"conntrack.reconcile": "filter keep dry_run max passes watch all reason cut reject block include_self ssh_connection",
+		"conntrack.modify":    "filter flows set dry_run max expect_count created_before all reason include_self ssh_connection",
 	} {
 		var got []string
 		for _, f := range a.methods[method].params {

@@ -26,6 +26,7 @@ type Table interface {
 	Import(ctx context.Context, flows []conntrack.Flow, on conntrack.OnConflict) []conntrack.Imported
 	CanImport(ctx context.Context, flows []conntrack.Flow, on conntrack.OnConflict) []conntrack.Imported
 	Flush(ctx context.Context, family conntrack.Family, zone *uint16) (int, error)
+	NewFlows(ctx context.Context) (iter.Seq2[conntrack.Flow, error], error)
 
 	Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error]
 	GetExpect(ctx context.Context, id uint32) (conntrack.Expect, error)
@@ -65,7 +66,11 @@ type Service struct {
 	Login func(ctx context.Context, user, password string) (Principal, error)
 	Pyctd PyctdConfig
 
-	places chan struct{} // of maxHolding
+	// Stopping is closed when the daemon begins to stop, which ends what would take long; nil: never.
+	Stopping <-chan struct{}
+
+	places  chan struct{} // of maxHolding
+	watches chan struct{} // of maxWatches
 
 	// For tests; the real ones where nil or 0.
 	now        func() time.Time
@@ -76,10 +81,12 @@ type Service struct {
 // Register adds all methods of s to r.
 func (s *Service) Register(r *Registry) {
 	s.places = make(chan struct{}, maxHolding)
+	s.watches = make(chan struct{}, maxWatches)
 	s.registerFlows(r)
 	s.registerChanges(r)
 	s.registerBlocks(r)
 	s.registerExport(r)
+	s.registerReconcile(r)
 	s.registerExpects(r)
 	s.registerServer(r)
 	s.registerPyctd(r)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +66,8 @@ type Server struct {
 	logger   *slog.Logger
 	started  time.Time
 	stopping atomic.Bool
+	ended    chan struct{} // closed by end when the daemon begins to stop
+	end      func()
 }
 
 // New returns a server for a table. cutter ends connections; nil can't. secret is the token that
@@ -76,9 +79,11 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	s := &Server{
 		cfg: cfg, timing: defaultTiming(), table: table, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
 		token: auth.NewTokenVerifier(secret, auth.NewPrincipal("token", auth.Admin, auth.ViaToken)),
+		ended: make(chan struct{}),
 	}
+	s.end = sync.OnceFunc(func() { close(s.ended) })
 	service := &rpc.Service{
-		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd,
+		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd, Stopping: s.ended,
 	}
 	service.Register(s.registry)
 	rpc.RegisterSystem(s.registry, cfg.Version)
@@ -210,6 +215,7 @@ func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 	tasks.Go(func() error {
 		<-ctx.Done()
 		s.stopping.Store(true)
+		s.end()
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 		s.logger.Info("stopping", "grace", s.timing.grace)
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timing.grace)

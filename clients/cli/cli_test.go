@@ -97,8 +97,8 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 func TestExamples(t *testing.T) {
 	help := cli.HelpTexts()
 	for _, verb := range []string{
-		"ctd", "ctd list", "ctd get", "ctd count", "ctd kill", "ctd modify", "ctd create", "ctd flush",
-		"ctd export", "ctd import",
+		"ctd", "ctd list", "ctd get", "ctd count", "ctd kill", "ctd reconcile", "ctd modify", "ctd create", "ctd flush",
+		"ctd export", "ctd import", "ctd blocks", "ctd unblock",
 		"ctd expect", "ctd expect list", "ctd expect get", "ctd expect create", "ctd expect kill", "ctd expect flush",
 		"ctd stats", "ctd doctor", "ctd info", "ctd completion", "ctd version",
 	} {
@@ -137,6 +137,9 @@ func runExamples(t *testing.T, text, prefix string) {
 			srv := ctdclienttest.New(t)
 			cmd := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-c", line)
 			cmd.Dir = t.TempDir()
+			if err := os.WriteFile(filepath.Join(cmd.Dir, "banned.txt"), []byte("192.0.2.7\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
 			cmd.Env = append(os.Environ(), "CTD_SERVER="+srv.URL, "GORACE="+noExitSleep)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)

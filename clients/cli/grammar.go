@@ -12,6 +12,7 @@ type grammar struct {
 	Get        getCmd        `cmd:"" help:"Show one flow."`
 	Count      countCmd      `cmd:"" help:"Count flows."`
 	Kill       killCmd       `cmd:"" help:"Delete flows from the table."`
+	Reconcile  reconcileCmd  `cmd:"" help:"Kill flows until only those are there that may remain."`
 	Modify     modifyCmd     `cmd:"" help:"Change flows: timeout, mark, labels, state, addresses."`
 	Create     createCmd     `cmd:"" help:"Make a flow."`
 	Flush      flushCmd      `cmd:"" help:"Delete all flows."`

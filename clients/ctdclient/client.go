@@ -133,6 +133,12 @@ func (c *Client) Unblock(ctx context.Context, p wire.UnblockParams) (*wire.Unblo
 	return call[wire.UnblockResult](ctx, c, "conntrack.unblock", p)
 }
 
+// Reconcile kills flows until only those are there that may remain. It takes as long as p.Watch and
+// a little.
+func (c *Client) Reconcile(ctx context.Context, p wire.ReconcileParams) (*wire.ReconcileResult, error) {
+	return call[wire.ReconcileResult](ctx, c, "conntrack.reconcile", p)
+}
+
 // Modify changes flows.
 func (c *Client) Modify(ctx context.Context, p wire.ModifyParams) (*wire.ModifyResult, error) {
 	return call[wire.ModifyResult](ctx, c, "conntrack.modify", p)

@@ -26,6 +26,7 @@ const (
 	OpModify       Op = "Modify"
 	OpReplace      Op = "Replace"
 	OpCreate       Op = "Create"
+	OpNewFlows     Op = "NewFlows"
 	OpFlush        Op = "Flush"
 	OpExpects      Op = "Expects"
 	OpCreateExpect Op = "CreateExpect"
@@ -42,6 +43,7 @@ type Fake struct {
 	mu       sync.Mutex
 	flows    []conntrack.Flow
 	expects  []conntrack.Expect
+	waiting  []*listener
 	lastID   uint32
 	failures map[Op]failure
 	denied   map[uint32]error
@@ -431,6 +433,7 @@ func (t *Fake) create(f conntrack.Flow) (conntrack.Flow, error) {
 	}
 	f.Set(conntrack.AttrID | conntrack.AttrTimeout | conntrack.AttrMark | conntrack.AttrUse)
 	t.flows = append(t.flows, f)
+	t.tell(event{flow: atFirst(f)})
 	return f, nil
 }
 

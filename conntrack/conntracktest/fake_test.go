@@ -23,6 +23,7 @@ type table interface {
 	Replace(context.Context, conntrack.Key, conntrack.NAT) (conntrack.Flow, error)
 	Create(context.Context, conntrack.Flow) (conntrack.Flow, error)
 	Flush(context.Context, conntrack.Family, *uint16) (int, error)
+	NewFlows(context.Context) (iter.Seq2[conntrack.Flow, error], error)
 	Expects(context.Context) iter.Seq2[conntrack.Expect, error]
 	GetExpect(context.Context, uint32) (conntrack.Expect, error)
 	CreateExpect(context.Context, conntrack.Expect) (conntrack.Expect, error)
@@ -149,5 +150,44 @@ func TestFakeFails(t *testing.T) {
 	}
 	if _, err := fake.Count(ctx, conntrack.Filter{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled count: got %v", err)
+	}
+}
+
+func TestFakeNewFlows(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	fake := NewFake(tcpFlow(1))
+	events, err := fake.NewFlows(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := tcpFlow(2)
+	counted.Start, counted.Mark = 7, 9
+	counted.Set(conntrack.AttrCounters)
+	made, err := fake.Create(ctx, counted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake.Lose()
+	var got []conntrack.Flow
+	var errs []error
+	for f, err := range events {
+		if err != nil {
+			errs = append(errs, err)
+			cancel()
+			continue
+		}
+		got = append(got, f)
+	}
+	if len(got) != 1 || got[0].ID != made.ID || got[0].Mark != 9 || got[0].Start != 0 || got[0].Has(conntrack.AttrCounters) {
+		t.Errorf("told %+v", got)
+	}
+	if len(errs) != 2 || !errors.Is(errs[0], conntrack.ErrLost) || !errors.Is(errs[1], context.Canceled) {
+		t.Errorf("errors %v", errs)
+	}
+	Eventually(t, "nobody listens", func() bool { return fake.Listeners() == 0 })
+	fake.Fail(OpNewFlows, 0, conntrack.ErrNoEvents)
+	if _, err := fake.NewFlows(t.Context()); !errors.Is(err, conntrack.ErrNoEvents) {
+		t.Errorf("told to fail: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package ctdclienttest
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"ctd/rpc/wire"
 )
@@ -27,6 +28,8 @@ func (s *Server) method(call Call) (any, *wire.Error) {
 			r.Unblocked, r.Changed = 0, false
 		}
 		return r, nil
+	case "conntrack.reconcile":
+		return s.reconcile(p)
 	case "conntrack.modify":
 		return s.modify(p)
 	case "conntrack.create":
@@ -133,6 +136,43 @@ func (s *Server) kill(p map[string]any) (any, *wire.Error) {
 
 func blocks() []wire.Block {
 	return []wire.Block{{Family: "ipv4", Src: "10.3.0.7", Dst: "192.0.2.1", Left: 599, Comment: "root: ticket 4711"}}
+}
+
+// reconcile makes one pass. With the reason "restless" it does not settle.
+func (s *Server) reconcile(p map[string]any) (any, *wire.Error) {
+	all := map[string]any{"filter": p["filter"], "all": p["all"] == true || p["keep"] != nil, "max": p["max"]}
+	hits, err := s.choose(all, "flows")
+	if err != nil {
+		return nil, err
+	}
+	if keep, ok := p["keep"].(string); ok {
+		for alternative := range strings.SplitSeq(keep, " or ") {
+			keeps, err := s.match(alternative)
+			if err != nil {
+				return nil, err
+			}
+			hits = slices.DeleteFunc(hits, func(i int) bool { return slices.Contains(keeps, i) })
+		}
+	}
+	r := wire.ReconcileResult{Matched: len(hits), Flows: []wire.Flow{}, Passes: 3, Settled: p["reason"] != "restless"}
+	var rest []wire.Flow
+	for i, f := range s.flows {
+		if slices.Contains(hits, i) {
+			r.Flows = append(r.Flows, f)
+		} else {
+			rest = append(rest, f)
+		}
+	}
+	if p["dry_run"] == true {
+		r.Passes, r.Settled = 1, len(hits) == 0
+		return r, nil
+	}
+	s.flows = rest
+	r.Killed, r.Changed = len(hits), len(hits) > 0
+	if watch := atoi(p["watch"]); watch > 0 {
+		r.Watched, r.Lost = float64(watch), 2
+	}
+	return r, nil
 }
 
 func (s *Server) modify(p map[string]any) (any, *wire.Error) {

@@ -79,7 +79,7 @@ func fields(f *wire.Flow) map[string]string {
 	return map[string]string{
 		"proto": f.Protocol, "family": f.Family, "state": f.State, "src": f.Orig.Src, "dst": f.Orig.Dst,
 		"sport": port(f.Orig.SPort), "dport": port(f.Orig.DPort), "id": fmt.Sprint(f.ID), "addr": f.Orig.Src,
-		"zone": fmt.Sprint(f.Zone), "helper": f.Helper, "bytes": "", "mark": fmt.Sprint(*f.Mark),
+		"reply_src": f.Reply.Src, "zone": fmt.Sprint(f.Zone), "helper": f.Helper, "bytes": "", "mark": fmt.Sprint(*f.Mark),
 	}
 }
 
