@@ -76,10 +76,18 @@ func fields(f *wire.Flow) map[string]string {
 		}
 		return fmt.Sprint(*p)
 	}
+	// A flow that was imported may have neither.
+	replySrc, mark := "", "0"
+	if f.Reply != nil {
+		replySrc = f.Reply.Src
+	}
+	if f.Mark != nil {
+		mark = fmt.Sprint(*f.Mark)
+	}
 	return map[string]string{
 		"proto": f.Protocol, "family": f.Family, "state": f.State, "src": f.Orig.Src, "dst": f.Orig.Dst,
 		"sport": port(f.Orig.SPort), "dport": port(f.Orig.DPort), "id": fmt.Sprint(f.ID), "addr": f.Orig.Src,
-		"reply_src": f.Reply.Src, "zone": fmt.Sprint(f.Zone), "helper": f.Helper, "bytes": "", "mark": fmt.Sprint(*f.Mark),
+		"reply_src": replySrc, "zone": fmt.Sprint(f.Zone), "helper": f.Helper, "bytes": "", "mark": mark,
 	}
 }
 
