@@ -432,7 +432,7 @@ func (t *Table) supplant(ctx context.Context, old []Flow, f Flow) error {
 	}
 	for i := range gone {
 		// What was there must come back even if the caller has gone meanwhile.
-		back := gone[i].liberal()
+		back := gone[i]
 		back.Timeout = max(back.Timeout, time.Second)
 		failure = also(failure, t.putBack(context.WithoutCancel(ctx), back))
 	}

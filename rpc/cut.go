@@ -22,6 +22,8 @@ type killer struct {
 	table  Table
 	cutter Cutter // nil: their entries are deleted, and no more
 	cut    cut.Options
+
+	prepared bool
 }
 
 // readKiller reads how flows are to be killed.
@@ -75,7 +77,7 @@ func errNoCutter() error {
 }
 
 // prepare sees to it, before anything is deleted, that n flows can be cut, and that addresses are not
-// kept apart between which the caller's own connections are.
+// kept apart between which the caller's own connections are. Once is enough for all passes of a call.
 func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) error {
 	if k.cutter == nil {
 		return nil
@@ -86,10 +88,14 @@ func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) 
 			Hint: "narrow the filter, and cut in several calls, or kill without cut",
 		}
 	}
-	if n > 0 {
-		if err := k.cutter.Prepare(); err != nil {
-			return err
-		}
+	if r.cut == nil {
+		r.cut = &wire.CutResult{Seconds: uint32(k.cut.For / time.Second)}
+	}
+	if n == 0 || k.prepared {
+		return nil
+	}
+	if err := k.cutter.Prepare(); err != nil {
+		return err
 	}
 	if k.cut.Block > 0 {
 		var err error
@@ -97,9 +103,7 @@ func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) 
 			return err
 		}
 	}
-	if r.cut == nil { // else it is not the first time
-		r.cut = &wire.CutResult{Seconds: uint32(k.cut.For / time.Second)}
-	}
+	k.prepared = true
 	return nil
 }
 
