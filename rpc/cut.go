@@ -23,7 +23,7 @@ type killer struct {
 	cutter Cutter // nil: their entries are deleted, and no more
 	cut    cut.Options
 
-	prepared bool
+	spared bool // k.cut.Spare is known
 }
 
 // readKiller reads how flows are to be killed.
@@ -77,9 +77,15 @@ func errNoCutter() error {
 }
 
 // prepare sees to it, before anything is deleted, that n flows can be cut, and that addresses are not
-// kept apart between which the caller's own connections are. Once is enough for all passes of a call.
+// kept apart between which the caller's own connections are.
 func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) error {
 	if k.cutter == nil {
+		return nil
+	}
+	if r.cut == nil {
+		r.cut = &wire.CutResult{Seconds: uint32(k.cut.For / time.Second)}
+	}
+	if n == 0 {
 		return nil
 	}
 	if n > cut.MaxFlows {
@@ -88,22 +94,17 @@ func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) 
 			Hint: "narrow the filter, and cut in several calls, or kill without cut",
 		}
 	}
-	if r.cut == nil {
-		r.cut = &wire.CutResult{Seconds: uint32(k.cut.For / time.Second)}
-	}
-	if n == 0 || k.prepared {
-		return nil
-	}
-	if err := k.cutter.Prepare(); err != nil {
+	if err := k.cutter.Prepare(nil, n, k.cut); err != nil {
 		return err
 	}
-	if k.cut.Block > 0 {
-		var err error
-		if k.cut.Spare, err = me.pairs(ctx, k.table); err != nil {
-			return err
-		}
+	if k.cut.Block == 0 || k.spared {
+		return nil
 	}
-	k.prepared = true
+	var err error
+	if k.cut.Spare, err = me.pairs(ctx, k.table); err != nil {
+		return err
+	}
+	k.spared = true
 	return nil
 }
 

@@ -27,10 +27,18 @@ type fakeCutter struct {
 	blocked  []cut.Block
 }
 
-func (c *fakeCutter) Prepare() error {
-	c.prepared++
+func (c *fakeCutter) Prepare(flows []conntrack.Flow, _ int, _ cut.Options) error {
+	if flows == nil {
+		c.prepared++ // for a whole call
+	}
+	if c.refuse == nil && len(flows) > 0 && flows[0].Zone == badZone {
+		return cut.ErrFull
+	}
 	return c.refuse
 }
+
+// badZone is one that the fake can't cut.
+const badZone = 666
 
 func (c *fakeCutter) Cut(ctx context.Context, flows []conntrack.Flow, o cut.Options) (cut.Result, error) {
 	if ctx.Err() != nil {
@@ -131,6 +139,19 @@ func TestCutOrder(t *testing.T) {
 	a.call(t, "conntrack.kill", `{"all": true, "cut": true}`, &got)
 	if got.Killed != 2 || len(got.Failed) != 1 || got.Failed[0].Code != wire.LimitExceeded || !strings.Contains(got.Failed[0].Message, "2 flows were killed and not cut") {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestCutZone: a chunk that can't be cut isn't killed, and what comes before it is told.
+func TestCutZone(t *testing.T) {
+	bad := tcpFlow(2)
+	bad.Zone = badZone
+	a, c := newCutAPI(tcpFlow(1), bad)
+	a.refused(t, "conntrack.kill", `{"filter": "zone=666", "cut": true}`, wire.LimitExceeded, "too much is kept out")
+	var got wire.KillResult
+	a.call(t, "conntrack.kill", `{"filter": "zone=0", "cut": true}`, &got)
+	if got.Killed != 1 || a.table.Writes() != 1 || fmt.Sprint(c.cut) != "[1]" {
+		t.Errorf("%+v, %d writes, cut %v", got, a.table.Writes(), c.cut)
 	}
 }
 

@@ -49,6 +49,9 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 		if held, err = sel.next(ctx, s.Table, min(rest, maxHeld), refused); err != nil {
 			return result.unless(err)
 		}
+		if len(held) == 0 {
+			result.gone += rest // between the first dump and this one
+		}
 	}
 	return result, nil
 }
@@ -64,8 +67,13 @@ func (r *changeResult) unless(err error) (any, error) {
 }
 
 // kill kills flows, adds what became of them to r, and those that the kernel refused to let go to
-// refused. The error is ctx's.
+// refused. The error is ctx's, or that of a cut that can't be made; then nothing was deleted.
 func (k *killer) kill(ctx context.Context, flows []conntrack.Flow, r *changeResult, refused map[flowKey]bool) error {
+	if k.cutter != nil {
+		if err := k.cutter.Prepare(flows, len(flows), k.cut); err != nil {
+			return err
+		}
+	}
 	killed, err := k.deleteEntries(ctx, flows, r, refused)
 	k.end(ctx, killed, r)
 	return err

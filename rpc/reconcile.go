@@ -200,9 +200,13 @@ func (r *reconciler) pass(ctx context.Context) (found int, err error) {
 		return 0, err
 	}
 	// Above maxHeld the table is dumped again for the next ones, never for more than were found.
-	for rest := found - len(held); rest > 0 && len(held) > 0; rest -= len(held) {
+	for rest := found - len(held); rest > 0; rest -= len(held) {
 		if _, held, err = r.find(ctx, r.table, min(rest, maxHeld), true); err != nil {
 			return 0, err
+		}
+		if len(held) == 0 {
+			r.result.gone += rest // between the first dump and this one
+			break
 		}
 		if err := r.killer.kill(ctx, held, &r.result.changeResult, r.refused); err != nil {
 			return 0, err

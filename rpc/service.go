@@ -43,7 +43,7 @@ var _ Table = (*conntrack.Table)(nil)
 
 // Cutter is what the methods need of cut.Cutter.
 type Cutter interface {
-	Prepare() error
+	Prepare(flows []conntrack.Flow, n int, o cut.Options) error
 	Cut(ctx context.Context, flows []conntrack.Flow, o cut.Options) (cut.Result, error)
 	Blocks() ([]cut.Block, error)
 	Unblock(blocks []cut.Block) ([]cut.Block, error)

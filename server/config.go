@@ -1,7 +1,6 @@
 package server
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"ctd/conntrack/cut"
 	"ctd/rpc"
 )
 
@@ -35,21 +33,6 @@ type Config struct {
 
 // tokenFile returns where the token is written: beside the socket.
 func (c *Config) tokenFile() string { return filepath.Join(filepath.Dir(c.Socket), "token") }
-
-// cutTable returns the name of the nftables table with which connections are cut. Two daemons of one
-// network namespace have sockets of their own, and so tables; one that starts again finds what it
-// left when it was killed.
-func (c *Config) cutTable() string {
-	if c.Socket == DefaultSocket {
-		return cut.DefaultName
-	}
-	path, err := filepath.Abs(c.Socket)
-	if err != nil {
-		path = c.Socket
-	}
-	sum := sha256.Sum256([]byte(path))
-	return fmt.Sprintf("%s_%x", cut.DefaultName, sum[:4])
-}
 
 // check says what is wrong with c.
 func (c *Config) check() error {

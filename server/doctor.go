@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctd/conntrack"
+	"ctd/conntrack/cut"
 	"ctd/rpc/wire"
 )
 
@@ -266,8 +267,8 @@ func (s *Server) trackingRule() (string, error) {
 		return "", fmt.Errorf("list chains: %w", err)
 	}
 	for _, chain := range chains {
-		if chain.Table.Name == s.cfg.cutTable() {
-			continue // it goes again
+		if strings.HasPrefix(chain.Table.Name, cut.TablePrefix) {
+			continue // ours: it goes again
 		}
 		if chain.Type == nftables.ChainTypeNAT {
 			return fmt.Sprintf("the nat chain %s of the nft table %s", chain.Name, chain.Table.Name), nil

@@ -134,19 +134,25 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 			logger.Warn("the token is left behind", "error", err)
 		}
 	}()
-	cutter := cut.New(cut.Config{Table: table, Name: cfg.cutTable(), Logger: logger})
-	if err := cutter.Clear(); err != nil {
-		// Without nf_tables nothing can be cut, and everything else works.
-		logger.Warn("connections can't be cut", "error", err)
-	}
-	defer func() {
-		if err := cutter.Close(); err != nil {
-			logger.Warn("the nftables table is left behind", "table", cfg.cutTable(), "error", err)
-		}
-	}()
+	cutter, closeCutter := openCutter(table, logger)
+	defer closeCutter()
 	s := New(cfg, table, cutter, secret, logger)
 	s.announce(stdout, listeners)
 	return s.serve(ctx, listeners)
+}
+
+// openCutter returns what ends connections. Without nf_tables there is none, and everything else works.
+func openCutter(table *conntrack.Table, logger *slog.Logger) (rpc.Cutter, func()) {
+	cutter, err := cut.Open(cut.Config{Table: table, Logger: logger})
+	if err != nil {
+		logger.Warn("connections can't be cut", "error", err)
+		return nil, func() {}
+	}
+	return cutter, func() {
+		if err := cutter.Close(); err != nil {
+			logger.Warn("an nftables table is left behind", "table", cutter.Name(), "error", err)
+		}
+	}
 }
 
 // withHint says what to do about a failure to start.

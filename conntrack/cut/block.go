@@ -1,12 +1,14 @@
 package cut
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"ctd/conntrack"
 )
@@ -26,25 +28,25 @@ type Block struct {
 	Comment  string        // who and why
 }
 
-// pairsOf returns the pairs of addresses that are to be blocked with flows, each once.
-func pairsOf(flows []conntrack.Flow, o Options) []Block {
+// blocksOf returns the pairs of addresses that are to be blocked with flows, each once.
+func blocksOf(flows []conntrack.Flow, o Options, local addrSet) []Block {
 	if o.Block <= 0 {
 		return nil
 	}
+	spared := map[Pair]bool{}
+	for _, p := range o.Spare {
+		spared[p], spared[Pair{Src: p.Dst, Dst: p.Src}] = true, true
+	}
 	var blocks []Block
 	seen := map[Block]bool{}
-	for _, p := range o.Spare {
-		seen[Block{Src: p.Src, Dst: p.Dst}] = true
-		seen[Block{Src: p.Dst, Dst: p.Src}] = true
-	}
 	for i := range flows {
 		t := &flows[i].Orig
-		b := Block{Src: t.Src, Dst: t.Dst}
-		if seen[b] || !b.Src.IsValid() || !b.Dst.IsValid() {
-			continue
-		}
-		b.Zone = uint16(zoneOf(&flows[i], t))
-		if !seen[b] {
+		b := Block{Src: t.Src, Dst: t.Dst, Zone: uint16(zoneOf(&flows[i], t))}
+		switch {
+		case !b.Src.IsValid() || !b.Dst.IsValid(), spared[Pair{b.Src, b.Dst}], seen[b]:
+		case local.has(b.Src) && local.has(b.Dst):
+			// All of loopback would go, this program's own callers with it.
+		default:
 			seen[b] = true
 			blocks = append(blocks, b)
 		}
@@ -70,12 +72,25 @@ func comment(s string) string {
 func (c *Cutter) Blocks() ([]Block, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	blocks, err := c.listBlocks()
+	if err != nil {
+		return nil, fmt.Errorf("list blocks: %w", err)
+	}
+	return blocks, nil
+}
+
+// listBlocks asks the kernel, which alone knows what has ended.
+func (c *Cutter) listBlocks() ([]Block, error) {
+	zones, err := c.zonesThere()
+	if err != nil {
+		return nil, err
+	}
 	var blocks []Block
-	for _, z := range c.zones {
+	for _, z := range zones {
 		for _, place := range []setPlace{setBlocks4, setBlocks6} {
 			elements, err := c.elements(z, place)
 			if err != nil {
-				return nil, fmt.Errorf("list blocks: %w", err)
+				return nil, err
 			}
 			for i := range elements {
 				if b, ok := blockOf(z, &elements[i]); ok {
@@ -99,16 +114,47 @@ func (c *Cutter) Unblock(blocks []Block) ([]Block, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var lifted []Block
-	for i := range blocks {
-		b := &blocks[i]
-		place, key := blockKey(b.Src, b.Dst)
-		found, err := c.delete(zone(b.Zone), place, key)
-		if err != nil {
-			return lifted, fmt.Errorf("lift block: %w", err)
-		}
-		if found {
-			lifted = append(lifted, *b)
+	var err error
+	for range editTries {
+		if lifted, err = c.lift(blocks); !errors.Is(err, unix.ENOENT) { // else one has just ended
+			c.blocks.give(len(lifted))
+			break
 		}
 	}
+	if err != nil {
+		return nil, fmt.Errorf("lift blocks: %w", err)
+	}
 	return lifted, nil
+}
+
+// lift deletes those of blocks that are there, all at once.
+func (c *Cutter) lift(blocks []Block) ([]Block, error) {
+	there, err := c.listBlocks()
+	if err != nil {
+		return nil, err
+	}
+	type place struct {
+		Pair
+		zone uint16
+	}
+	has := make(map[place]bool, len(there))
+	for _, b := range there {
+		has[place{Pair{b.Src, b.Dst}, b.Zone}] = true
+	}
+	var lifted []Block
+	del := elements{}
+	for _, b := range blocks {
+		at := place{Pair{b.Src, b.Dst}, b.Zone}
+		if !has[at] {
+			continue
+		}
+		delete(has, at)
+		set, key := blockKey(b.Src, b.Dst)
+		del.put(zone(b.Zone), set, nftables.SetElement{Key: key})
+		lifted = append(lifted, b)
+	}
+	if len(lifted) == 0 {
+		return nil, nil
+	}
+	return lifted, c.edit(nil, del)
 }

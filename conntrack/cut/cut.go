@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,19 +15,15 @@ import (
 	"ctd/conntrack"
 )
 
-// DefaultName is the name of the nftables table, of family inet.
-const DefaultName = "ctd_cut"
-
-// MaxFlows is how many flows of a zone and a kind may be kept out at a time. Each takes about 400
-// bytes of the kernel's memory.
-const MaxFlows = 1 << 16
-
-// Errors of Cut and Prepare that a caller may branch on.
+// Errors of Prepare and Cut that a caller may branch on.
 var (
-	// ErrFull says that more flows or addresses would be kept out at a time than MaxFlows.
-	ErrFull = errors.New("too many connections are kept out")
+	// ErrFull says that more flows or addresses would be kept out at a time than MaxFlows or
+	// MaxBlocks, or flows of more than MaxZones zones.
+	ErrFull = errors.New("too much is kept out")
 	// ErrUnsupported says that the kernel lacks a part of nf_tables that is needed.
 	ErrUnsupported = errors.New("the kernel's nf_tables can't cut connections")
+	// ErrClosed says that the Cutter was closed.
+	ErrClosed = errors.New("the cutter is closed")
 )
 
 // Table is what is needed of conntrack.Table: its network namespace.
@@ -37,66 +31,79 @@ type Table interface {
 	InNetNS(fn func() error) error
 	NetNS() *os.File
 	LocalAddrs(ctx context.Context) ([]netip.Addr, error)
+	Sysctl(name string) (string, error)
 }
 
 var _ Table = (*conntrack.Table)(nil)
 
 // Config says where connections are cut.
 type Config struct {
-	Table Table
-	// Name is the nftables table's; DefaultName where empty. Processes that share a network
-	// namespace need names of their own.
-	Name   string
+	Table  Table
 	Logger *slog.Logger // nil is silent
 }
 
 // Cutter cuts connections. Its methods may be called from many goroutines.
 type Cutter struct {
 	table  Table
-	name   string
 	logger *slog.Logger
+	claim  *claim // of a name for the nftables table
 
 	mu     sync.Mutex
-	timer  *time.Timer // deletes the nftables table once it is empty
-	until  time.Time   // when it is
-	closed bool
 	zones  []zone // that the nftables table has sets for
+	whole  uint32 // generation of the ruleset in which it was whole
+	tuples room   // for the elements of flows
+	blocks room   // for those of blocks
+	timer  *time.Timer
+	until  time.Time // when the timer deletes the table, as nothing is kept out any more
+	closed bool
+
+	probing sync.WaitGroup
+	stop    context.CancelFunc // of probing
+	stopped context.Context
+	turn    sync.Mutex // one after the other probes in the background
 }
 
-// New returns a Cutter.
-func New(cfg Config) *Cutter {
-	c := &Cutter{table: cfg.Table, name: cfg.Name, logger: cfg.Logger}
-	if c.name == "" {
-		c.name = DefaultName
-	}
+// Open returns a Cutter with a name of its own for its nftables table, and deletes the tables of
+// predecessors that were killed.
+func Open(cfg Config) (*Cutter, error) {
+	c := &Cutter{table: cfg.Table, logger: cfg.Logger, tuples: room{size: 2 * MaxFlows}, blocks: room{size: MaxBlocks}}
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)
 	}
-	return c
-}
-
-// Clear deletes what a predecessor of the same name left behind, and ends all that c keeps out.
-func (c *Cutter) Clear() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	found, err := c.remove()
-	if found && err == nil {
-		c.logger.Info("deleted an nftables table that was left behind", "table", c.name)
+	c.stopped, c.stop = context.WithCancel(context.Background())
+	var err error
+	if c.claim, err = newClaim(cfg.Table); err != nil {
+		return nil, fmt.Errorf("open nf_tables: %w", err)
 	}
-	return err
+	dead, err := c.removeTables(c.claim.free)
+	c.claim.keepOne()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open nf_tables: %w", err), c.claim.close())
+	}
+	if len(dead) > 0 {
+		c.logger.Info("deleted nftables tables that were left behind", "tables", dead)
+	}
+	return c, nil
 }
 
-// Close deletes the nftables table: connections that were kept out are so no longer.
+// Name returns the name of the nftables table, of family inet.
+func (c *Cutter) Name() string { return c.claim.name }
+
+// Close deletes the nftables table: what was kept out is so no longer.
 func (c *Cutter) Close() error {
+	c.stop()
+	c.probing.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closed = true
-	if c.timer == nil {
-		return nil // there is none
+	if c.closed {
+		return nil
 	}
-	c.timer.Stop()
-	_, err := c.remove()
-	return err
+	c.closed = true
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	_, err := c.removeTables([]string{c.claim.name})
+	return errors.Join(err, c.claim.close())
 }
 
 // Options say how connections are cut.
@@ -104,7 +111,8 @@ type Options struct {
 	// For is how long the tuples are kept out, from a second on.
 	For time.Duration
 	// Block is how long the addresses are kept apart: packets from the source to the destination
-	// of each flow's original direction. 0 doesn't.
+	// of each flow's original direction. 0 doesn't. Two addresses of the router itself are never
+	// kept apart.
 	Block time.Duration
 	// Reject answers packets other than TCP's with ICMP port unreachable.
 	Reject bool
@@ -118,63 +126,103 @@ type Options struct {
 type Result struct {
 	Blocks  int // pairs of addresses that are kept apart
 	Sockets int // sockets of the router itself that were closed
-	Probed  int // ends of TCP connections that were made to notice
+	Probed  int // ends of TCP connections that were sent a segment, to notice
 }
 
-// Prepare makes sure that connections can be cut.
-func (c *Cutter) Prepare() error {
+// Prepare sees to it that n flows can be cut, of which some may be given to have their zones known.
+// What is cut before the flows are deleted can no longer fail for want of room.
+func (c *Cutter) Prepare(flows []conntrack.Flow, n int, o Options) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.declare(nil, time.Second)
+	if err := c.tuples.check(2*n, "flows"); err != nil {
+		return err
+	}
+	if o.Block > 0 {
+		if err := c.blocks.check(n, "pairs of addresses"); err != nil {
+			return err
+		}
+	}
+	return c.ready(zonesOf(flows))
 }
 
-// Cut keeps the packets of flows out that were just deleted, and lets their ends know.
+// Cut keeps the packets of flows out that were just deleted, and lets their ends know. In the
+// background it goes on for a moment to send them what stateful firewalls on the way let through.
 //
-// Where it returns an error the result tells how far it came.
+// Where it returns an error, nothing was cut.
 func (c *Cutter) Cut(ctx context.Context, flows []conntrack.Flow, o Options) (Result, error) {
-	blocks := pairsOf(flows, o)
+	local, err := localAddrs(ctx, c.table)
+	if err != nil { // sockets of the router learn of it at their next packet, like everybody
+		c.logger.Warn("the router's addresses can't be read", "error", err)
+	}
+	blocks := blocksOf(flows, o, local)
 	if err := c.keepOut(flows, blocks, o); err != nil {
 		return Result{}, fmt.Errorf("cut connections: %w", err)
 	}
 	r := Result{Blocks: len(blocks)}
-	local, err := localAddrs(ctx, c.table)
-	if err == nil {
-		r.Sockets, err = destroySockets(ctx, c.table, flows, local)
-	}
-	if err != nil { // they learn of it at their next packet, like everybody
+	if r.Sockets, err = destroySockets(ctx, c.table, flows, local); err != nil {
 		c.logger.Warn("sockets of the router were not closed", "error", err)
 	}
-	r.Probed, err = probe(ctx, c.table, flows, local)
-	if err != nil {
+	if r.Probed, err = probe(ctx, c.table, flows, local, probeMarks[0]); err != nil {
 		c.logger.Debug("silent ends were not told", "error", err)
+	} else if r.Probed > 0 {
+		c.probing.Go(func() { c.probeMore(flows, local) })
 	}
-	return r, ctx.Err()
+	return r, nil
+}
+
+// probeMore sends the segments whose numbers other firewalls on the way want.
+func (c *Cutter) probeMore(flows []conntrack.Flow, local addrSet) {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	for _, mark := range probeMarks[1:] {
+		if _, err := probe(c.stopped, c.table, flows, local, mark); err != nil {
+			return
+		}
+	}
 }
 
 func (c *Cutter) keepOut(flows []conntrack.Flow, blocks []Block, o Options) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := elementsOf(flows, blocks, o)
-	zones := slices.Collect(maps.Keys(e))
-	lasts := max(o.For, o.Block)
-	if c.has(zones) { // as it mostly is after Prepare: to make the rules again takes the kernel long
-		c.keep(lasts)
-		if err := c.add(e); !errors.Is(err, unix.ENOENT) {
-			return err
-		}
-		// Somebody has just flushed the ruleset.
-	}
-	if err := c.declare(zones, lasts); err != nil {
+	zones := e.zones()
+	if err := c.ready(zones); err != nil {
 		return err
 	}
-	return c.add(e)
+	err := c.add(e)
+	if errors.Is(err, unix.ENOENT) { // somebody has just flushed the ruleset
+		if err = c.declare(zones); err == nil {
+			err = c.add(e)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	c.tuples.take(2*len(flows), o.For)
+	c.blocks.take(len(blocks), o.Block)
+	c.keep(max(o.For, o.Block))
+	return nil
+}
+
+// ready makes the table with the sets of zones, or makes it whole again, which takes the kernel some
+// 20 ms, unless nobody has touched the ruleset since that was done.
+func (c *Cutter) ready(zones []zone) error {
+	if c.whole != unknown && c.has(zones) {
+		if now, err := c.generation(); err == nil && now == c.whole {
+			return nil
+		}
+	}
+	if err := c.declare(zones); err != nil {
+		return err
+	}
+	c.keep(0)
+	return nil
 }
 
 // keep puts off the end of the nftables table.
 func (c *Cutter) keep(d time.Duration) {
 	// A little longer than the elements, whose time begins when the kernel adds them.
-	until := time.Now().Add(d + 2*time.Second)
-	if until.After(c.until) {
+	if until := time.Now().Add(d + 2*time.Second); until.After(c.until) {
 		c.until = until
 	}
 	if c.timer == nil {
@@ -195,8 +243,8 @@ func (c *Cutter) expire() {
 		c.timer.Reset(rest)
 		return
 	}
-	if _, err := c.remove(); err != nil {
-		c.logger.Warn("the nftables table is left behind", "table", c.name, "error", err)
+	if _, err := c.removeTables([]string{c.claim.name}); err != nil {
+		c.logger.Warn("an nftables table is left behind", "table", c.claim.name, "error", err)
 	}
 	c.timer = nil
 }

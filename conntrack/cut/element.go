@@ -2,7 +2,9 @@ package cut
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -46,10 +48,26 @@ func (e elements) add(z zone, place setPlace, element nftables.SetElement, o Opt
 	element.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: to}
 	// The kernel counts in milliseconds, and takes 0 for no timeout at all.
 	element.Timeout = max(element.Timeout, time.Millisecond)
+	e.put(z, place, element)
+}
+
+func (e elements) put(z zone, place setPlace, element nftables.SetElement) {
 	if e[z] == nil {
 		e[z] = &[numSets][]nftables.SetElement{}
 	}
 	e[z][place] = append(e[z][place], element)
+}
+
+func (e elements) zones() []zone { return slices.Collect(maps.Keys(e)) }
+
+// zonesOf returns the zones of flows, each once.
+func zonesOf(flows []conntrack.Flow) []zone {
+	seen := map[zone]bool{}
+	for i := range flows {
+		f := &flows[i]
+		seen[zoneOf(f, &f.Orig)], seen[zoneOf(f, &f.Reply)] = true, true
+	}
+	return slices.Collect(maps.Keys(seen))
 }
 
 // tupleKey returns the key of one direction of a flow, and its set.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ctd/conntrack"
 	"ctd/conntrack/conntracktest"
 )
@@ -33,7 +35,9 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.table.Close() })
-	r.cut = New(Config{Table: r.table})
+	if r.cut, err = Open(Config{Table: r.table}); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := r.cut.Close(); err != nil {
 			t.Error(err)
@@ -75,7 +79,7 @@ func (r *rig) kill(filter string) []conntrack.Flow {
 // end cuts the one flow that a filter means.
 func (r *rig) end(filter string, o Options) Result {
 	r.t.Helper()
-	if err := r.cut.Prepare(); err != nil {
+	if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
 		r.t.Fatal(err)
 	}
 	flows := r.kill(filter)
@@ -164,7 +168,7 @@ func TestCutNextPacket(t *testing.T) {
 				neighbour := r.TCP(conntracktest.Path{V6: p.V6, Port: 5001})
 				for _, sender := range []string{"client", "server"} {
 					c := r.TCP(p)
-					if err := r.cut.Prepare(); err != nil {
+					if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
 						t.Fatal(err)
 					}
 					if err := r.cut.keepOut(r.kill("proto=tcp sport="+portOf(c.Local)), nil, Options{For: time.Minute}); err != nil {
@@ -196,7 +200,7 @@ func TestCutZones(t *testing.T) {
 	r.Zone("tcp sport 1111", "", 7)
 	r.Zone("tcp dport 1111", "", 7)
 	zoned := r.TCP(conntracktest.Path{Port: 5000, SrcPort: 1111})
-	if err := r.cut.Prepare(); err != nil {
+	if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	flows := r.kill("zone=7")
@@ -326,7 +330,7 @@ func TestCutEnds(t *testing.T) {
 	})
 	t.Logf("after %v", time.Since(began))
 	conntracktest.Eventually(t, "the end of the table", func() bool {
-		return !strings.Contains(r.Router.Exec("nft", "list", "tables"), DefaultName)
+		return !strings.Contains(r.Router.Exec("nft", "list", "tables"), TablePrefix)
 	})
 }
 
@@ -395,10 +399,10 @@ func TestFlushedByOthers(t *testing.T) {
 	for _, script := range []string{"flush ruleset", "flush table inet ctd_cut", "delete chain inet ctd_cut prerouting"} {
 		t.Run(script, func(t *testing.T) {
 			r := newRig(t)
-			if err := r.cut.Prepare(); err != nil {
+			if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
 				t.Fatal(err)
 			}
-			want := r.Router.Exec("nft", "list", "table", "inet", DefaultName)
+			want := r.Router.Exec("nft", "list", "table", "inet", TablePrefix)
 			r.Router.Nft(script)
 			r.Router.Conntrack()
 			if blocks, err := r.cut.Blocks(); err != nil || len(blocks) != 0 {
@@ -411,7 +415,7 @@ func TestFlushedByOthers(t *testing.T) {
 			}
 			if script == "flush ruleset" { // the order of chains is the same only then
 				r.Router.Nft("flush map inet ctd_cut ports4")
-				if got := r.Router.Exec("nft", "list", "table", "inet", DefaultName); got != want {
+				if got := r.Router.Exec("nft", "list", "table", "inet", TablePrefix); got != want {
 					t.Errorf("now\n%s\nwas\n%s", got, want)
 				}
 			}
@@ -419,30 +423,299 @@ func TestFlushedByOthers(t *testing.T) {
 	}
 }
 
-// TestFlushedMeanwhile: others flush the ruleset between a kill and its cut.
+// TestFlushedMeanwhile: others change the ruleset between a kill and its cut.
 func TestFlushedMeanwhile(t *testing.T) {
-	r := newRig(t)
-	c := r.TCP(conntracktest.Path{})
-	if err := r.cut.Prepare(); err != nil {
-		t.Fatal(err)
-	}
-	flows := r.kill("proto=tcp")
-	r.Router.Nft("flush ruleset")
-	r.Router.Conntrack()
-	if _, err := r.cut.Cut(t.Context(), flows, Options{For: time.Minute}); err != nil {
-		t.Fatal(err)
-	}
-	for _, end := range []net.Conn{c.Client, c.Server} {
-		if err := wasReset(end); err != nil {
-			t.Error(err)
+	for _, script := range []string{"flush ruleset", "flush table inet ctd_cut"} {
+		r := newRig(t)
+		c := r.TCP(conntracktest.Path{})
+		if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		flows := r.kill("proto=tcp")
+		r.Router.Nft(script)
+		if _, err := r.cut.Cut(t.Context(), flows, Options{For: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		for _, end := range []net.Conn{c.Client, c.Server} {
+			if err := wasReset(end); err != nil {
+				t.Errorf("%s: %v", script, err)
+			}
 		}
 	}
+}
+
+// TestRestored: others load what they have saved, which the kernel takes for other sets than ours.
+func TestRestored(t *testing.T) {
+	r := newRig(t)
+	r.UDP(conntracktest.Path{Port: 5000})
+	r.end("proto=udp", Options{For: time.Minute, Block: time.Minute})
+	saved := r.Router.Exec("nft", "list", "table", "inet", "ctd_cut")
+	r.Router.Nft("delete table inet ctd_cut\n" + saved)
+	blocks, err := r.cut.Blocks()
+	if err != nil || len(blocks) != 1 {
+		t.Errorf("blocks %+v, %v", blocks, err)
+	}
+	if lifted, err := r.cut.Unblock(blocks); err != nil || len(lifted) != 1 {
+		t.Errorf("lifted %+v, %v", lifted, err)
+	}
+	c := r.TCP(conntracktest.Path{})
+	r.end("proto=tcp", Options{For: time.Minute})
+	if err := wasReset(c.Client); err != nil {
+		t.Error(err)
+	}
+	// Also what was restored when we had none any more goes when we do.
+	r.Router.Nft("delete table inet ctd_cut")
+	other := r.open()
+	if err := other.Prepare(nil, 1, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	other.expireNow()
+	r.Router.Nft(strings.ReplaceAll(saved, "ctd_cut", other.Name()))
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left := r.Router.Exec("nft", "list", "tables"); strings.Contains(left, other.Name()+"\n") {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// expireNow is expire, when it is time.
+func (c *Cutter) expireNow() {
+	c.mu.Lock()
+	c.until = time.Now()
+	c.mu.Unlock()
+	c.expire()
+}
+
+// TestOtherAnswer cuts what is cut already, with another answer: in one set an element is one or the
+// other.
+func TestOtherAnswer(t *testing.T) {
+	r := newRig(t)
+	r.UDP(conntracktest.Path{Port: 5000})
+	r.end("dport=5000", Options{For: time.Minute, Block: time.Minute})
+	victim := r.DatagramPair(conntracktest.Path{Port: 5001}, syscall.IPPROTO_UDP)
+	if blocks, err := r.cut.Blocks(); err != nil || len(blocks) != 1 {
+		t.Fatalf("%v, %v", blocks, err)
+	} else if _, err := r.cut.Unblock(blocks); err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.Datagram("hello", time.Second); err != nil {
+		t.Fatal(err)
+	}
+	flows := r.kill("dport=5001")
+	for i, reject := range []bool{false, true, false, true} {
+		if _, err := r.cut.Cut(t.Context(), flows, Options{For: time.Minute, Block: time.Minute, Reject: reject}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = victim.Client.Write([]byte("x"))
+		victim.Client.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := victim.Client.Read(make([]byte, 1)); errors.Is(err, syscall.ECONNREFUSED) != reject {
+			t.Errorf("cut %d, reject %v: %v", i, reject, err)
+		}
+	}
+}
+
+// TestManyBlocks lifts many blocks at once.
+func TestManyBlocks(t *testing.T) {
+	r := newRig(t)
+	blocks := make([]Block, 20_000)
+	for i := range blocks {
+		blocks[i] = Block{Src: netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), Dst: netip.AddrFrom4([4]byte{192, 0, 2, 1}), Zone: uint16(i % 3)}
+	}
+	if err := r.cut.keepOut(nil, blocks, Options{Block: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	there, err := r.cut.Blocks()
+	if err != nil || len(there) != len(blocks) {
+		t.Fatalf("%d blocks, %v", len(there), err)
+	}
+	began := time.Now()
+	lifted, err := r.cut.Unblock(there)
+	if took := time.Since(began); err != nil || len(lifted) != len(blocks) || took > 3*time.Second {
+		t.Errorf("%d lifted in %v: %v", len(lifted), took, err)
+	}
+	if there, err := r.cut.Blocks(); err != nil || len(there) != 0 {
+		t.Errorf("%d blocks left, %v", len(there), err)
+	}
+}
+
+// TestFull refuses, before anything is deleted, what there is no room for.
+func TestFull(t *testing.T) {
+	r := newRig(t)
+	if err := r.cut.Prepare(nil, MaxFlows, Options{Block: time.Minute}); err != nil {
+		t.Error(err)
+	}
+	if err := r.cut.Prepare(nil, MaxFlows+1, Options{}); !errors.Is(err, ErrFull) {
+		t.Errorf("%v", err)
+	}
+	r.UDP(conntracktest.Path{Port: 5000})
+	r.end("proto=udp", Options{For: 2 * time.Second, Block: time.Minute})
+	if err := r.cut.Prepare(nil, MaxFlows, Options{}); !errors.Is(err, ErrFull) {
+		t.Errorf("one flow is kept out: %v", err)
+	}
+	if err := r.cut.Prepare(nil, MaxFlows-1, Options{Block: time.Minute}); err != nil {
+		t.Error(err)
+	}
+	conntracktest.Eventually(t, "the end of the cut", func() bool { return r.cut.Prepare(nil, MaxFlows, Options{}) == nil })
+	if err := r.cut.Prepare(nil, MaxBlocks, Options{Block: time.Minute}); !errors.Is(err, ErrFull) {
+		t.Errorf("one pair is blocked: %v", err)
+	}
+	blocks, err := r.cut.Blocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.cut.Unblock(blocks); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.cut.Prepare(nil, MaxBlocks, Options{Block: time.Minute}); err != nil {
+		t.Error(err)
+	}
+	// Zones have sets of their own.
+	flows := make([]conntrack.Flow, MaxZones)
+	for i := range flows {
+		flows[i].Zone = uint16(i)
+	}
+	if err := r.cut.Prepare(flows, len(flows), Options{}); err != nil {
+		t.Error(err)
+	}
+	flows[0].Zone = MaxZones
+	if err := r.cut.Prepare(flows, len(flows), Options{}); !errors.Is(err, ErrFull) {
+		t.Errorf("one zone more: %v", err)
+	}
+}
+
+// TestFirewalls cuts where firewalls drop what they take for invalid, at both ends and on the router.
+func TestFirewalls(t *testing.T) {
+	conntracktest.Kernel(t)
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("v6 %v", v6), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.Masquerade(`oifname "server"`)
+			for _, ns := range []*conntracktest.NS{r.Client, r.Server} {
+				ns.Nft("table inet fw { chain in { type filter hook input priority 0; ct state invalid drop; }; }")
+			}
+			// A common recipe. At its priority it would be before ours by the order of making.
+			r.Router.Nft("table inet fw { chain pre { type filter hook prerouting priority -150; tcp flags & syn == 0 ct state new drop; }; }")
+			for i := range 8 { // their numbers are anywhere
+				c := r.TCP(conntracktest.Path{V6: v6, Port: uint16(5000 + i)})
+				r.end(fmt.Sprintf("proto=tcp dport=%d", 5000+i), Options{For: time.Minute})
+				for name, end := range map[string]net.Conn{"client": c.Client, "server": c.Server} {
+					if err := wasReset(end); err != nil {
+						t.Errorf("connection %d, %s: %v", i, name, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestStray: a packet out of order of another connection, which got the translated port of one that
+// was cut, resets nobody.
+func TestStray(t *testing.T) {
+	r := newRig(t)
+	p := paths["snat"](r, false)
+	cut := r.TCP(p)
+	r.end("proto=tcp", Options{For: time.Minute})
+	cut.Close()
+	other := r.TCP(p)
+	if other.Peer != cut.Peer {
+		t.Fatalf("the other one has %v, not %v", other.Peer, cut.Peer)
+	}
+	from, err := conntrack.Open(conntrack.Config{NetNS: r.Server.Name()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	var sockets rawSockets
+	defer sockets.close()
+	to := conntrack.Tuple{Proto: conntrack.TCP, Src: other.Peer.Addr(), SrcPort: other.Peer.Port(), Dst: r.ServerAddr(false), DstPort: p.Port}
+	for _, mark := range probeMarks {
+		if err := sockets.send(from, &to, mark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conntracktest.Eventually(t, "invalid packets", func() bool {
+		return !strings.Contains(r.Router.Exec("nft", "list", "chain", "inet", "ctd", "flows"), "packets 0 ")
+	})
+	other.Exchange("undisturbed")
+}
+
+// TestCutLocalDatagrams closes connected sockets of the router itself, one of them bound to an
+// interface, and leaves the others alone.
+func TestCutLocalDatagrams(t *testing.T) {
+	r := newRig(t)
+	server := r.DatagramPair(conntracktest.Path{Port: 5300}, syscall.IPPROTO_UDP).Server.(net.PacketConn)
+	open := func(local, device string) net.Conn {
+		t.Helper()
+		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+			if device == "" {
+				return nil
+			}
+			cerr := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) })
+			return errors.Join(cerr, err)
+		}}
+		var err error
+		d.LocalAddr, err = net.ResolveUDPAddr("udp", local)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c net.Conn
+		r.Router.Do(func() { c, err = d.Dial("udp", r.ServerAddr(false).String()+":5300") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	plain, bound := open(":6001", ""), open(":6002", "server")
+	var unconnected net.PacketConn
+	var err error
+	r.Router.Do(func() { unconnected, err = net.ListenPacket("udp4", ":6003") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unconnected.Close()
+	if _, err := unconnected.WriteTo([]byte("x"), server.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []net.Conn{plain, bound} {
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conntracktest.Eventually(t, "flows", func() bool { return len(r.flows("proto=udp sport=6001-6003")) == 3 })
+	for sport, want := range map[string]int{"6001": 1, "6002": 1, "6003": 0} {
+		if result := r.end("proto=udp sport="+sport, Options{For: time.Minute}); result.Sockets != want {
+			t.Errorf("port %s: %+v, want %d sockets closed", sport, result, want)
+		}
+	}
+	for _, c := range []net.Conn{plain, bound} {
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNABORTED) {
+			t.Errorf("%v: %v", c.LocalAddr(), err)
+		}
+	}
+}
+
+// TestBlockLocal doesn't keep the router apart from itself.
+func TestBlockLocal(t *testing.T) {
+	r := newRig(t)
+	listener := listen(t, r.Router, netip.MustParseAddrPort("127.0.0.1:5000"))
+	connect(t, r.Router, listener)
+	if result := r.end("proto=tcp dport=5000", Options{For: time.Second, Block: time.Minute}); result.Blocks != 0 || result.Sockets == 0 { // the first one's reset closes the other
+		t.Errorf("%+v", result)
+	}
+	connect(t, r.Router, listener)
 }
 
 // TestLeftBehind deletes what a killed predecessor left, and nothing of others.
 func TestLeftBehind(t *testing.T) {
 	r := newRig(t)
-	before := r.Router.Exec("nft", "list", "ruleset")
+	before := r.Router.Exec("nft", "-s", "list", "ruleset")
+	if r.cut.Name() != "ctd_cut" {
+		t.Errorf("the table's name is %s", r.cut.Name())
+	}
 	r.TCP(conntracktest.Path{V6: true})
 	r.UDP(conntracktest.Path{})
 	r.end("proto=tcp", Options{For: time.Minute, Block: time.Minute, Comment: "tester"})
@@ -453,23 +726,48 @@ func TestLeftBehind(t *testing.T) {
 	}
 	// What nft(8) lists it must be able to read, because people save it.
 	r.Router.Nft("flush ruleset\n" + ours)
-	next := New(Config{Table: r.table})
-	if err := next.Clear(); err != nil {
+	// Another process has a table of its own, and leaves that of one that lives alone.
+	second := r.open()
+	if second.Name() != "ctd_cut_2" {
+		t.Errorf("the second one's table is %s", second.Name())
+	}
+	if err := second.Prepare(nil, 1, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if after := r.Router.Exec("nft", "list", "ruleset"); after != before {
-		t.Errorf("after Clear:\n%s\nbefore:\n%s", after, before)
+	if both := r.Router.Exec("nft", "list", "tables"); !strings.Contains(both, "ctd_cut\n") || !strings.Contains(both, "ctd_cut_2\n") {
+		t.Errorf("there are %s", both)
 	}
-	if err := next.Prepare(); err != nil {
+	// As if both were killed: their claims go, and their tables stay.
+	for _, c := range []*Cutter{r.cut, second} {
+		if err := c.claim.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := r.open()
+	if after := r.Router.Exec("nft", "-s", "list", "ruleset"); after != before {
+		t.Errorf("after Open:\n%s\nbefore:\n%s", after, before)
+	}
+	if err := next.Prepare(nil, 1, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := next.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if after := r.Router.Exec("nft", "list", "ruleset"); after != before {
+	if after := r.Router.Exec("nft", "-s", "list", "ruleset"); after != before {
 		t.Errorf("after Close:\n%s\nbefore:\n%s", after, before)
 	}
-	if err := next.Prepare(); err == nil {
-		t.Error("prepared after Close")
+	if err := next.Prepare(nil, 1, Options{}); !errors.Is(err, ErrClosed) {
+		t.Errorf("prepared after Close: %v", err)
 	}
+}
+
+// open opens another Cutter, as another process would.
+func (r *rig) open() *Cutter {
+	r.t.Helper()
+	c, err := Open(Config{Table: r.table})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = c.Close() })
+	return c
 }

@@ -25,9 +25,24 @@ const (
 	probeTTL = 64
 )
 
+// probeNumber is what sequence and acknowledgment number of the segments are but for their highest
+// bits, by which our own rules know them: "ctd\0".
+const probeNumber = 0x63746400
+
+// probeMarks are the sequence and acknowledgment numbers. Any of them makes the end of a connection
+// answer, if none is in its window. But a firewall on the way that keeps windows itself lets only
+// those pass that it takes for old: of each number the one or the other half of what there is.
+var probeMarks = [...][2]uint32{
+	{probeNumber, probeNumber},
+	{probeNumber | 1<<31, probeNumber | 1<<31},
+	{probeNumber, probeNumber | 1<<31},
+	{probeNumber | 1<<31, probeNumber},
+}
+
 // probe sends a segment to each end of TCP connections that is not the router itself, as if by the
-// other end, and returns how many it sent.
-func probe(ctx context.Context, table Table, flows []conntrack.Flow, local addrSet) (int, error) {
+// other end, and returns how many it sent. Addresses that are good on one link alone are left out:
+// nothing says which link.
+func probe(ctx context.Context, table Table, flows []conntrack.Flow, local addrSet, mark [2]uint32) (int, error) {
 	var sockets rawSockets
 	defer sockets.close()
 	sent := 0
@@ -40,10 +55,10 @@ func probe(ctx context.Context, table Table, flows []conntrack.Flow, local addrS
 			return sent, ctx.Err()
 		}
 		for _, t := range []*conntrack.Tuple{&flows[i].Orig, &flows[i].Reply} {
-			if local[t.Src] {
+			if local.has(t.Src) || t.Src.IsLinkLocalUnicast() {
 				continue
 			}
-			err := sockets.send(table, t)
+			err := sockets.send(table, t, mark)
 			switch {
 			case err == nil:
 				sent++
@@ -86,7 +101,7 @@ func (s *rawSockets) close() {
 }
 
 // send sends the segment to the source of a tuple, from its destination.
-func (s *rawSockets) send(table Table, t *conntrack.Tuple) error {
+func (s *rawSockets) send(table Table, t *conntrack.Tuple, mark [2]uint32) error {
 	i, domain := 0, unix.AF_INET
 	if t.Src.Is6() {
 		i, domain = 1, unix.AF_INET6
@@ -103,7 +118,7 @@ func (s *rawSockets) send(table Table, t *conntrack.Tuple) error {
 		s.open[i] = true
 	}
 	from, to := netip.AddrPortFrom(t.Dst, t.DstPort), netip.AddrPortFrom(t.Src, t.SrcPort)
-	packet := segment(from, to)
+	packet := segment(from, to, mark)
 	var addr unix.Sockaddr
 	if domain == unix.AF_INET6 {
 		addr = &unix.SockaddrInet6{Addr: to.Addr().As16()}
@@ -113,13 +128,13 @@ func (s *rawSockets) send(table Table, t *conntrack.Tuple) error {
 	return os.NewSyscallError("sendto", unix.Sendto(s.fds[i], packet, 0, addr))
 }
 
-// segment returns an IP packet with an ACK whose numbers are probeMark.
-func segment(from, to netip.AddrPort) []byte {
+// segment returns an IP packet with an ACK of these numbers.
+func segment(from, to netip.AddrPort, mark [2]uint32) []byte {
 	tcp := make([]byte, 0, tcpHeaderLen)
 	tcp = binary.BigEndian.AppendUint16(tcp, from.Port())
 	tcp = binary.BigEndian.AppendUint16(tcp, to.Port())
-	tcp = append(tcp, probeMark[:]...)
-	tcp = append(tcp, probeMark[:]...)
+	tcp = binary.BigEndian.AppendUint32(tcp, mark[0])
+	tcp = binary.BigEndian.AppendUint32(tcp, mark[1])
 	tcp = append(tcp, tcpHeaderLen/4<<4, tcpACK)
 	tcp = binary.BigEndian.AppendUint16(tcp, 1024) // window; nobody will use it
 	tcp = append(tcp, 0, 0, 0, 0)                  // checksum, urgent pointer

@@ -2,6 +2,7 @@ package cut
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -10,13 +11,10 @@ import (
 	"ctd/conntrack"
 )
 
-// priority is that of the chains that look at packets: after connection tracking (-200), so that
-// the zone is known and a reset belongs to a flow, and before destination NAT (-100).
-const priority = -150
-
-// probeMark are sequence and acknowledgment number of the segments that make silent ends notice, by
-// which they are known here: "ctd\0" twice.
-var probeMark = [4]byte{'c', 't', 'd', 0}
+// priority is that of the chains that look at packets: right after connection tracking (-200), so
+// that the zone is known and a reset belongs to a flow, and before chains that may drop what isn't
+// known (-150 and later) and destination NAT (-100).
+const priority = -199
 
 // Names of the chains; each zone has one of its own, see zone.chain.
 const (
@@ -51,11 +49,20 @@ func hooked(name string, hook *nftables.ChainHook, priority nftables.ChainPriori
 func (c *chain) add(rule []expr.Any) { c.rules = append(c.rules, rule) }
 
 // ruleset returns all chains, in an order in which they can be made: what others jump to first.
-func ruleset(zones []zone) []*chain {
-	chains := []*chain{
-		regular(chainDrop, join(l4proto(conntrack.TCP), reset()), verdict(expr.VerdictDrop)),
-		regular(chainReject, join(l4proto(conntrack.TCP), reset()), unreachable()),
+// loose tells whether the kernel makes entries of packets in the middle of a TCP connection.
+func ruleset(zones []zone, loose bool) []*chain {
+	drop, reject := regular(chainDrop), regular(chainReject)
+	chains := []*chain{drop, reject}
+	for _, c := range chains {
+		if loose {
+			// What is stray then is mostly not of a connection that was cut, but a packet out of order
+			// of another one, which may have got the translated port: it isn't worth a reset.
+			c.add(join(l4proto(conntrack.TCP), strays(), verdict(expr.VerdictDrop)))
+		}
+		c.add(join(l4proto(conntrack.TCP), reset()))
 	}
+	drop.add(verdict(expr.VerdictDrop))
+	reject.add(unreachable())
 	// A reset ends a connection as well, and ours must pass. Without neighbour discovery (RFC 4861)
 	// a blocked address could not even be told so.
 	keepOut := regular(chainKeepOut,
@@ -241,11 +248,16 @@ func tcpFlags(flag byte) []expr.Any {
 	}
 }
 
-// probes are the segments with probeMark.
+// probes are the segments of package cut's own, see probeMarks.
 func probes() []expr.Any {
+	both := func(half []byte) []byte { return slices.Concat(half, half) }
 	return join(l4proto(conntrack.TCP), []expr.Any{
 		transport(register, 4, 8), // sequence and acknowledgment number
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: append(probeMark[:], probeMark[:]...)},
+		&expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: 8,
+			Mask: both([]byte{0x7f, 0xff, 0xff, 0xff}), Xor: make([]byte, 8),
+		},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: both(binary.BigEndian.AppendUint32(nil, probeNumber))},
 	})
 }
 

@@ -2,6 +2,7 @@ package cut
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/google/nftables"
 )
@@ -55,11 +56,25 @@ func (z zone) chain() string { return "zone" + z.number() }
 
 func (z zone) number() string { return strconv.Itoa(int(z)) }
 
+// zoneOfSet returns the zone of the set of blocks that has a name; of other sets it returns none.
+func zoneOfSet(name string) (zone, bool) {
+	rest, ok := strings.CutPrefix(name, setNames[setBlocks4])
+	if rest == "" {
+		return 0, ok
+	}
+	number, ok := strings.CutPrefix(rest, zoneSuffix)
+	n, err := strconv.ParseUint(number, 10, 16)
+	return zone(n), ok && err == nil
+}
+
+// zoneSuffix stands between the name of a set and its zone.
+const zoneSuffix = "_zone"
+
 // set returns a set as it is made and found.
 func (z zone) set(place setPlace) *nftables.Set {
 	name := setNames[place]
 	if z != 0 {
-		name += "_zone" + z.number()
+		name += zoneSuffix + z.number()
 	}
 	return &nftables.Set{
 		Name: name, KeyType: setTypes[place], Concatenation: true, IsMap: true, DataType: nftables.TypeVerdict,

@@ -16,6 +16,8 @@ import (
 // addrSet are the addresses of the router itself.
 type addrSet map[netip.Addr]bool
 
+func (s addrSet) has(a netip.Addr) bool { return s[a] || a.IsLoopback() }
+
 func localAddrs(ctx context.Context, table Table) (addrSet, error) {
 	addrs, err := table.LocalAddrs(ctx)
 	set := make(addrSet, len(addrs))
@@ -33,45 +35,62 @@ const (
 	diagRequestLen = 56 // struct inet_diag_req_v2
 	diagMessageLen = 72 // struct inet_diag_msg
 	diagIDLen      = 48 // struct inet_diag_sockid, 8 bytes into the request, 4 into the message
-
-	stateListen = 10 // TCP_LISTEN
 )
+
+// stateListen and stateTimeWait are TCP_LISTEN and TCP_TIME_WAIT (net/tcp_states.h).
+const (
+	stateTimeWait = 6
+	stateListen   = 10
+)
+
+// socketKey is what tells connected sockets apart: a tuple of what they send.
+type socketKey struct {
+	proto    conntrack.Protocol
+	src, dst netip.AddrPort
+}
 
 // destroySockets closes the connected sockets of the router itself whose flows were cut, and
 // returns how many: both its program and the other end learn of it at once.
+//
+// They are looked for in a dump. To ask for one by its tuple would give a socket that listens on the
+// same port where there is no such connection, or an unconnected one of UDP; and none that is bound
+// to an interface.
 func destroySockets(ctx context.Context, table Table, flows []conntrack.Flow, local addrSet) (int, error) {
-	var diag *netlink.Conn
-	defer func() {
-		if diag != nil {
-			_ = diag.Close()
-		}
-	}()
-	closed := 0
+	wanted := make(map[socketKey]bool)
+	protocols := make(map[conntrack.Protocol]bool)
 	for i := range flows {
 		f := &flows[i]
-		if proto := f.Proto(); proto != conntrack.TCP && proto != conntrack.UDP && proto != conntrack.UDPLite {
+		switch f.Proto() {
+		case conntrack.TCP, conntrack.UDP, conntrack.UDPLite:
+		default:
 			continue
 		}
-		for _, t := range []conntrack.Tuple{f.Orig, f.Reply} {
+		for _, t := range []*conntrack.Tuple{&f.Orig, &f.Reply} {
 			// A socket sends what has one of the tuples before any translation.
-			if !local[t.Src] {
-				continue
+			if local.has(t.Src) {
+				wanted[socketKey{t.Proto, netip.AddrPortFrom(t.Src, t.SrcPort), netip.AddrPortFrom(t.Dst, t.DstPort)}] = true
+				protocols[t.Proto] = true
 			}
-			if ctx.Err() != nil {
-				return closed, ctx.Err()
-			}
-			if diag == nil {
-				var err error
-				if diag, err = dialDiag(table); err != nil {
-					return closed, err
-				}
-			}
-			ok, err := destroySocket(diag, &t)
-			if err != nil {
+		}
+	}
+	if len(wanted) == 0 {
+		return 0, nil
+	}
+	diag, err := dialDiag(table)
+	if err != nil {
+		return 0, err
+	}
+	defer diag.Close()
+	closed := 0
+	for proto := range protocols {
+		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+			if err := ctx.Err(); err != nil {
 				return closed, err
 			}
-			if ok {
-				closed++
+			n, err := destroyAll(diag, family, proto, wanted)
+			closed += n
+			if err != nil {
+				return closed, err
 			}
 		}
 	}
@@ -90,72 +109,61 @@ func dialDiag(table Table) (*netlink.Conn, error) {
 	return c, nil
 }
 
-// destroySocket closes the socket that sends packets with a tuple. It is looked up first: where
-// there is no such connection the kernel takes a socket that listens on the same port, or an
-// unconnected one of UDP, which others use as well.
-func destroySocket(diag *netlink.Conn, t *conntrack.Tuple) (bool, error) {
-	family := byte(unix.AF_INET)
-	if t.Src.Is6() {
-		family = unix.AF_INET6
-	}
+// destroyAll closes those of the sockets of a family and protocol that are wanted.
+func destroyAll(diag *netlink.Conn, family byte, proto conntrack.Protocol, wanted map[socketKey]bool) (int, error) {
 	found, err := diag.Execute(netlink.Message{
-		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request},
-		Data:   diagRequest(family, t.Proto, socketID(t)),
+		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
+		Data:   diagRequest(family, proto, make([]byte, diagIDLen)),
 	})
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("look up socket: %w", err)
-	case len(found) == 0 || len(found[0].Data) < diagMessageLen:
-		return false, errors.New("look up socket: the answer is too short")
-	}
-	answer := found[0].Data
-	family, id := answer[0], answer[4:4+diagIDLen]
-	if answer[1] == stateListen || !isSocket(family, id, t) {
-		return false, nil
-	}
-	_, err = diag.Execute(netlink.Message{
-		Header: netlink.Header{Type: sockDestroy, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   diagRequest(family, t.Proto, id), // with its cookie
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
+	if errors.Is(err, unix.ENOENT) { // a kernel without this protocol
+		return 0, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("close socket: %w", err)
+		return 0, fmt.Errorf("list sockets: %w", err)
 	}
-	return true, nil
+	closed := 0
+	for _, m := range found {
+		if len(m.Data) < diagMessageLen {
+			return closed, errors.New("list sockets: a message is too short")
+		}
+		id := m.Data[4 : 4+diagIDLen]
+		if !wanted[keyOf(m.Data[0], proto, id)] {
+			continue
+		}
+		_, err := diag.Execute(netlink.Message{
+			Header: netlink.Header{Type: sockDestroy, Flags: netlink.Request | netlink.Acknowledge},
+			Data:   diagRequest(m.Data[0], proto, id), // with its interface and cookie
+		})
+		switch {
+		case err == nil:
+			closed++
+		case !errors.Is(err, unix.ENOENT): // it has ended by itself
+			return closed, fmt.Errorf("close socket: %w", err)
+		}
+	}
+	return closed, nil
 }
 
-// isSocket tells whether a struct inet_diag_sockid is that of the socket that sends packets with a
-// tuple. A socket for both families has IPv4 addresses as mapped ones.
-func isSocket(family byte, id []byte, t *conntrack.Tuple) bool {
+// keyOf reads a struct inet_diag_sockid: ports and addresses in network order, of IPv4 in the first
+// 4 of 16 bytes. A socket for both families has IPv4 addresses as mapped ones.
+func keyOf(family byte, proto conntrack.Protocol, id []byte) socketKey {
 	size := 4
 	if family == unix.AF_INET6 {
 		size = 16
 	}
 	src, _ := netip.AddrFromSlice(id[4 : 4+size])
 	dst, _ := netip.AddrFromSlice(id[20 : 20+size])
-	return src.Unmap() == t.Src && dst.Unmap() == t.Dst &&
-		binary.BigEndian.Uint16(id[0:]) == t.SrcPort && binary.BigEndian.Uint16(id[2:]) == t.DstPort
+	return socketKey{
+		proto,
+		netip.AddrPortFrom(src.Unmap(), binary.BigEndian.Uint16(id[0:])),
+		netip.AddrPortFrom(dst.Unmap(), binary.BigEndian.Uint16(id[2:])),
+	}
 }
 
-// diagRequest returns a struct inet_diag_req_v2.
+// diagRequest returns a struct inet_diag_req_v2 for sockets that are neither listening nor over.
 func diagRequest(family byte, proto conntrack.Protocol, id []byte) []byte {
 	b := make([]byte, 8, diagRequestLen)
 	b[0], b[1] = family, uint8(proto)
-	binary.NativeEndian.PutUint32(b[4:], ^uint32(0)) // sockets of every state
+	binary.NativeEndian.PutUint32(b[4:], ^uint32(1<<stateListen|1<<stateTimeWait))
 	return append(b, id...)
-}
-
-// socketID returns a struct inet_diag_sockid of any interface and cookie.
-func socketID(t *conntrack.Tuple) []byte {
-	id := make([]byte, diagIDLen)
-	binary.BigEndian.PutUint16(id[0:], t.SrcPort)
-	binary.BigEndian.PutUint16(id[2:], t.DstPort)
-	copy(id[4:20], t.Src.AsSlice())
-	copy(id[20:36], t.Dst.AsSlice())
-	binary.NativeEndian.PutUint64(id[40:], ^uint64(0)) // INET_DIAG_NOCOOKIE
-	return id
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -13,10 +12,8 @@ import (
 )
 
 const (
-	// setSize is how many elements a set holds at most: two for each flow.
-	setSize = 2 * MaxFlows
-	// maxZones is how many zones may have sets at a time.
-	maxZones = 256
+	// setSize is how many elements the kernel takes into a set: more than room lets in.
+	setSize = 4 * MaxFlows
 	// maxElements is how many elements are sent in one message, whose list is an attribute of at
 	// most 64 KiB.
 	maxElements = 256
@@ -40,7 +37,7 @@ func roomForAnswers(conn *netlink.Conn) error {
 }
 
 func (c *Cutter) nftTable() *nftables.Table {
-	return &nftables.Table{Name: c.name, Family: nftables.TableFamilyINet}
+	return &nftables.Table{Name: c.claim.name, Family: nftables.TableFamilyINet}
 }
 
 // set returns a set of the table.
@@ -51,15 +48,36 @@ func (c *Cutter) set(z zone, place setPlace) *nftables.Set {
 }
 
 // declare makes the table with the sets of some zones and those that it had, or makes it whole
-// again, in one transaction, and puts its end off by d.
-func (c *Cutter) declare(zones []zone, d time.Duration) error {
+// again. Where what is there by its name isn't what we make, it is deleted first.
+func (c *Cutter) declare(zones []zone) error {
 	if c.closed {
-		return errors.New("closed")
+		return ErrClosed
 	}
 	zones = merged(c.zones, zones)
-	if len(zones) > maxZones {
-		return fmt.Errorf("%w: of more than %d zones", ErrFull, maxZones)
+	if len(zones) > MaxZones {
+		return fmt.Errorf("%w: it would be of more than %d zones", ErrFull, MaxZones)
 	}
+	err := c.make(zones)
+	if is(err, unix.EEXIST, unix.EINVAL, unix.EOPNOTSUPP, unix.EBUSY, unix.ENOENT) {
+		// Others may have restored a saved one, which nft(8) makes a little different, or have a chain
+		// where ours is to be.
+		if found, rerr := c.removeTables([]string{c.claim.name}); rerr == nil && len(found) > 0 {
+			c.logger.Warn("an nftables table was not what it should be, and is made anew", "table", c.claim.name, "error", err)
+			err = c.make(zones)
+		}
+	}
+	if is(err, unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EINVAL) {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	if err != nil {
+		return err
+	}
+	c.zones = zones
+	return nil
+}
+
+// make makes the table, or makes it whole again, in one transaction.
+func (c *Cutter) make(zones []zone) error {
 	conn, err := c.conn()
 	if err != nil {
 		return err
@@ -72,7 +90,7 @@ func (c *Cutter) declare(zones []zone, d time.Duration) error {
 			}
 		}
 	}
-	chains := ruleset(zones)
+	chains := ruleset(zones, c.loose())
 	for _, chain := range chains {
 		chain.Table = table
 		conn.AddChain(&chain.Chain)
@@ -83,12 +101,31 @@ func (c *Cutter) declare(zones []zone, d time.Duration) error {
 			conn.AddRule(&nftables.Rule{Table: table, Chain: &chain.Chain, Exprs: exprs})
 		}
 	}
-	if err := conn.Flush(); err != nil {
-		return unsupported(err)
+	before, err := c.generation()
+	if err != nil {
+		return err
 	}
-	c.zones = zones
-	c.keep(d)
-	return nil
+	return c.transact(before, func() error { return flush(conn) })
+}
+
+// loose tells whether the kernel makes entries of packets in the middle of a TCP connection.
+func (c *Cutter) loose() bool {
+	value, err := c.table.Sysctl("nf_conntrack_tcp_loose")
+	return err != nil || value != "0"
+}
+
+// flush sends a transaction. Of an error it keeps what the kernel said, and that once.
+func flush(conn *nftables.Conn) error {
+	err := conn.Flush()
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return fmt.Errorf("nf_tables: %w", errno)
+	}
+	return err
+}
+
+func is(err error, errnos ...unix.Errno) bool {
+	return slices.ContainsFunc(errnos, func(errno unix.Errno) bool { return errors.Is(err, errno) })
 }
 
 // has tells whether the table was made with the sets of zones.
@@ -103,76 +140,122 @@ func merged(a, b []zone) []zone {
 	return slices.Compact(all)
 }
 
-// unsupported adds what the kernel's answers to new rules mean.
-func unsupported(err error) error {
-	for _, errno := range []unix.Errno{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EINVAL} {
-		if errors.Is(err, errno) {
-			return fmt.Errorf("%w: %w", ErrUnsupported, err)
-		}
-	}
-	return err
-}
-
-// remove deletes the table, if it is there.
-func (c *Cutter) remove() (found bool, err error) {
-	c.zones = nil
+// removeTables deletes those of the tables that are there, and returns which.
+func (c *Cutter) removeTables(names []string) (found []string, err error) {
+	c.zones, c.whole = nil, unknown
 	conn, err := c.conn()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return false, fmt.Errorf("list nftables tables: %w", err)
+		return nil, fmt.Errorf("list nftables tables: %w", err)
 	}
-	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == c.name }) {
-		return false, nil
+	for _, t := range tables {
+		if slices.Contains(names, t.Name) {
+			conn.DelTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
+			found = append(found, t.Name)
+		}
 	}
-	conn.DelTable(c.nftTable())
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return true, fmt.Errorf("delete nftables table %s: %w", c.name, err)
+	if err := flush(conn); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("delete nftables tables: %w", err)
 	}
-	return true, nil
+	return found, nil
 }
+
+// editTries is how often elements are listed and changed again because one of them ended meanwhile.
+const editTries = 4
 
 // add adds elements. Those that are there already get the new time, from Linux 6.12 on; before,
 // they keep the one they have.
 func (c *Cutter) add(e elements) error {
-	conn, err := c.conn()
-	if err != nil {
-		return err
-	}
-	for z, sets := range e {
-		for place, rest := range sets {
-			for len(rest) > 0 {
-				n := min(len(rest), maxElements)
-				if err := conn.SetAddElements(c.set(z, setPlace(place)), rest[:n]); err != nil {
-					return err
-				}
-				rest = rest[n:]
-			}
+	err := c.edit(e, nil)
+	for try := 0; is(err, unix.EEXIST, unix.ENOENT) && try < editTries; try++ {
+		if errors.Is(err, unix.ENOENT) && try == 0 {
+			return err // there is no table
+		}
+		// One that is there is answered otherwise: rejected and not dropped.
+		var there elements
+		if there, err = c.existing(e); err == nil {
+			err = c.edit(e, there)
 		}
 	}
-	err = conn.Flush()
 	if errors.Is(err, unix.ENFILE) {
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	return err
 }
 
-// delete deletes an element, and tells whether it was there.
-func (c *Cutter) delete(z zone, place setPlace, key []byte) (bool, error) {
+// edit deletes elements and adds others in one transaction.
+func (c *Cutter) edit(add, del elements) error {
 	conn, err := c.conn()
 	if err != nil {
-		return false, err
+		return err
 	}
-	if err := conn.SetDeleteElements(c.set(z, place), []nftables.SetElement{{Key: key}}); err != nil {
-		return false, err
+	for _, change := range []struct {
+		elements elements
+		message  func(*nftables.Set, []nftables.SetElement) error
+	}{{del, conn.SetDeleteElements}, {add, conn.SetAddElements}} {
+		for z, sets := range change.elements {
+			for place, list := range sets {
+				for part := range slices.Chunk(list, maxElements) {
+					if err := change.message(c.set(z, setPlace(place)), part); err != nil {
+						return err
+					}
+				}
+			}
+		}
 	}
-	err = conn.Flush()
-	if errors.Is(err, unix.ENOENT) { // ended by itself, or the table was flushed
-		return false, nil
+	return c.transact(c.whole, func() error { return flush(conn) })
+}
+
+// existing returns those of e that are there, by their keys.
+func (c *Cutter) existing(e elements) (elements, error) {
+	there := elements{}
+	for z, sets := range e {
+		for place, list := range sets {
+			if len(list) == 0 {
+				continue
+			}
+			have, err := c.elements(z, setPlace(place))
+			if err != nil {
+				return nil, err
+			}
+			keys := make(map[string]bool, len(have))
+			for i := range have {
+				keys[string(have[i].Key)] = true
+			}
+			for i := range list {
+				if key := string(list[i].Key); keys[key] {
+					delete(keys, key) // once, if it is in the list twice
+					there.put(z, setPlace(place), nftables.SetElement{Key: list[i].Key})
+				}
+			}
+		}
 	}
-	return err == nil, err
+	return there, nil
+}
+
+// zonesThere returns the zones that the table in the kernel has sets for.
+func (c *Cutter) zonesThere() ([]zone, error) {
+	conn, err := c.conn()
+	if err != nil {
+		return nil, err
+	}
+	sets, err := conn.GetSets(c.nftTable())
+	if isGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var zones []zone
+	for _, set := range sets {
+		if z, ok := zoneOfSet(set.Name); ok {
+			zones = append(zones, z)
+		}
+	}
+	return zones, nil
 }
 
 // elements returns the elements of a set; none where there is no table.

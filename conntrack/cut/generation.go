@@ -1,0 +1,62 @@
+package cut
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// unknown is a generation that the ruleset never has.
+const unknown = 0
+
+// generation returns the number of the namespace's ruleset, which counts the transactions of all
+// (NFTA_GEN_ID, linux/netfilter/nf_tables.h). The library can't ask for it.
+func (c *Cutter) generation() (uint32, error) {
+	var cfg netlink.Config
+	if ns := c.table.NetNS(); ns != nil {
+		cfg.NetNS = int(ns.Fd())
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &cfg)
+	if err != nil {
+		return unknown, err
+	}
+	defer conn.Close()
+	const nfgenmsg = 4 // struct nfgenmsg, all zero
+	answer, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
+		Data:   make([]byte, nfgenmsg),
+	})
+	if err != nil {
+		return unknown, err
+	}
+	if len(answer) == 0 || len(answer[0].Data) < nfgenmsg {
+		return unknown, errors.New("the answer is too short")
+	}
+	attrs, err := netlink.NewAttributeDecoder(answer[0].Data[nfgenmsg:])
+	if err != nil {
+		return unknown, err
+	}
+	attrs.ByteOrder = binary.BigEndian
+	id := uint32(unknown)
+	for attrs.Next() {
+		if attrs.Type() == unix.NFTA_GEN_ID {
+			id = attrs.Uint32()
+		}
+	}
+	return id, attrs.Err()
+}
+
+// transact runs fn, which makes one transaction of ours, and keeps the generation if nobody else has
+// changed the ruleset since the one given.
+func (c *Cutter) transact(since uint32, fn func() error) error {
+	c.whole = unknown
+	if err := fn(); err != nil {
+		return err
+	}
+	if now, err := c.generation(); err == nil && since != unknown && now == since+1 {
+		c.whole = now
+	}
+	return nil
+}
