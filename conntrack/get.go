@@ -35,6 +35,13 @@ func (t *Table) get(ctx context.Context, k Key) (Flow, error) {
 	return f, nil
 }
 
+// GetMany is Get for many flows, many to a system call, and returns a flow or an error for each key.
+// Every key needs a tuple, and ids aren't compared.
+func (t *Table) GetMany(ctx context.Context, keys []Key) ([]Flow, []error) {
+	flows, errs := t.getAll(ctx, keys)
+	return flows, wrapAll("get flow", errs)
+}
+
 // getAll is get for many flows, each named by a tuple. The kernel finds a tuple of either direction;
 // one in a zone of its own direction must be given as the direction that it is.
 func (t *Table) getAll(ctx context.Context, keys []Key) ([]Flow, []error) {

@@ -14,6 +14,7 @@ type changeResult struct {
 	matched   int
 	gone      int
 	spared    int
+	tried     int // of those that are to be killed
 	flows     []conntrack.Flow
 	truncated bool
 	failed    []failure

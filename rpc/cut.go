@@ -76,6 +76,17 @@ func errNoCutter() error {
 	return &wire.Error{Code: wire.Unsupported, Message: "this daemon can't cut connections", Hint: "kill without cut and block"}
 }
 
+// check refuses to cut so many flows.
+func (k *killer) check(n int) error {
+	if k.cutter == nil || n <= cut.MaxFlows {
+		return nil
+	}
+	return &wire.Error{
+		Code: wire.LimitExceeded, Message: fmt.Sprintf("%d flows match, and at most %d can be cut at a time; nothing was changed", n, cut.MaxFlows),
+		Hint: "narrow the filter, and cut in several calls, or kill without cut",
+	}
+}
+
 // prepare sees to it, before anything is deleted, that n flows can be cut, and that addresses are not
 // kept apart between which the caller's own connections are.
 func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) error {
@@ -88,11 +99,8 @@ func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) 
 	if n == 0 {
 		return nil
 	}
-	if n > cut.MaxFlows {
-		return &wire.Error{
-			Code: wire.LimitExceeded, Message: fmt.Sprintf("%d flows match, and at most %d can be cut at a time; nothing was changed", n, cut.MaxFlows),
-			Hint: "narrow the filter, and cut in several calls, or kill without cut",
-		}
+	if err := k.check(n); err != nil {
+		return err
 	}
 	if err := k.cutter.Prepare(nil, n, k.cut); err != nil {
 		return err
@@ -108,26 +116,26 @@ func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) 
 	return nil
 }
 
-// end cuts flows whose entries were deleted, also where the caller has gone meanwhile: half a kill
-// would leave the connections to come back.
-func (k *killer) end(ctx context.Context, killed []conntrack.Flow, r *changeResult) {
+// end cuts flows whose entries were deleted.
+func (k *killer) end(ctx context.Context, killed []conntrack.Flow, r *changeResult) error {
 	if k.cutter == nil || len(killed) == 0 {
-		return
+		return nil
 	}
-	ctx = context.WithoutCancel(ctx)
 	done, err := k.cutter.Cut(ctx, killed, k.cut)
+	if err != nil {
+		return fmt.Errorf("the last %d of the flows that were killed were not cut: %w", len(killed), err)
+	}
 	r.cut.Blocks += done.Blocks
 	r.cut.Sockets += done.Sockets
 	r.cut.Probed += done.Probed
-	if err != nil {
-		r.fail(nil, fmt.Errorf("%d flows were killed and not cut: %w", len(killed), err))
-		return
-	}
+	r.cut.Untold += done.Untold
 	k.sweep(ctx, killed)
+	return nil
 }
 
-// sweep deletes the entries that packets made between the deletion and the cut. Nobody else's can
-// have these tuples: they are kept out.
+// sweep deletes the entries that packets made of the same connections between the deletion and the
+// cut. They are told by what their first packet had, which others can't have: it is kept out. The
+// translated address and port, in the answers, may be another's by now.
 func (k *killer) sweep(ctx context.Context, killed []conntrack.Flow) {
 	keys := make([]conntrack.Key, 0, 2*len(killed))
 	for i := range killed {
@@ -137,5 +145,14 @@ func (k *killer) sweep(ctx context.Context, killed []conntrack.Flow) {
 			keys = append(keys, conntrack.Key{Orig: f.Reply, Zone: f.Zone})
 		}
 	}
-	k.table.Kill(ctx, keys) // mostly there is none
+	var made []conntrack.Key
+	flows, errs := k.table.GetMany(ctx, keys)
+	for i := range flows { // mostly there is none
+		if errs[i] == nil && flows[i].Orig == keys[i].Orig {
+			made = append(made, flows[i].Key())
+		}
+	}
+	if len(made) > 0 {
+		k.table.Kill(ctx, made)
+	}
 }

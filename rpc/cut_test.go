@@ -137,7 +137,7 @@ func TestCutOrder(t *testing.T) {
 	a, c = newCutAPI(tcpFlows(2)...)
 	c.fail = cut.ErrFull
 	a.call(t, "conntrack.kill", `{"all": true, "cut": true}`, &got)
-	if got.Killed != 2 || len(got.Failed) != 1 || got.Failed[0].Code != wire.LimitExceeded || !strings.Contains(got.Failed[0].Message, "2 flows were killed and not cut") {
+	if got.Killed != 2 || len(got.Failed) != 1 || got.Failed[0].Code != wire.LimitExceeded || !strings.Contains(got.Failed[0].Message, "the last 2 of the flows that were killed were not cut") {
 		t.Errorf("%+v", got)
 	}
 }
@@ -178,35 +178,55 @@ func TestCutLimit(t *testing.T) {
 	}
 }
 
-// sweptTable is one where a packet makes an entry of the same tuple again before it is kept out.
+// sweptTable is one where packets make entries again between the deletion and the cut.
 type sweptTable struct {
 	Table
+	again  []conntrack.Flow
 	killed [][]conntrack.Key
 }
 
 func (t *sweptTable) Kill(ctx context.Context, keys []conntrack.Key) []error {
 	t.killed = append(t.killed, keys)
-	return t.Table.Kill(ctx, keys)
-}
-
-func TestCutSweeps(t *testing.T) {
-	f := tcpFlow(1)
-	f.Reply.Dst = netip.MustParseAddr("198.51.100.1")
-	a, _ := newCutAPI(f)
-	swept := &sweptTable{Table: a.table}
-	a.service.Table = swept
-	var got wire.KillResult
-	a.call(t, "conntrack.kill", `{"all": true, "cut": true}`, &got)
-	if len(swept.killed) != 2 || len(swept.killed[1]) != 2 {
-		t.Fatalf("killed %+v", swept.killed)
-	}
-	for i, want := range []conntrack.Tuple{f.Orig, f.Reply} {
-		if key := swept.killed[1][i]; key.Orig != want || key.ID != 0 {
-			t.Errorf("swept %+v, want %v of any id", key, want)
+	errs := t.Table.Kill(ctx, keys)
+	for _, f := range t.again {
+		if _, err := t.Create(ctx, f); err != nil {
+			panic(err)
 		}
 	}
-	if len(got.Failed) != 0 || got.Gone != 0 {
-		t.Errorf("%+v: what is not there is no failure", got)
+	t.again = nil
+	return errs
+}
+
+// TestCutSweeps deletes what packets of the same connection made anew, and not the flow of another
+// that has got its translated address and port.
+func TestCutSweeps(t *testing.T) {
+	f := tcpFlow(1)
+	f.Reply = f.Orig.Inverse()
+	f.Reply.Dst = netip.MustParseAddr("198.51.100.1")
+	other := tcpFlow(2)
+	other.Reply = f.Reply
+	answers := f
+	answers.Orig, answers.Reply = f.Reply, f.Reply.Inverse()
+	for name, c := range map[string]struct {
+		again []conntrack.Flow
+		left  int
+	}{
+		"nothing":      {nil, 0},
+		"by a packet":  {[]conntrack.Flow{f}, 0},
+		"by an answer": {[]conntrack.Flow{answers}, 0},
+		"of another":   {[]conntrack.Flow{other}, 1},
+	} {
+		a, _ := newCutAPI(f)
+		swept := &sweptTable{Table: a.table, again: c.again}
+		a.service.Table = swept
+		var got wire.KillResult
+		a.call(t, "conntrack.kill", `{"all": true, "cut": true}`, &got)
+		if n, err := a.table.Count(t.Context(), conntrack.Filter{}); err != nil || n != c.left {
+			t.Errorf("%s: %d flows are left, %v, want %d; killed %+v", name, n, err, c.left, swept.killed)
+		}
+		if got.Killed != 1 || len(got.Failed) != 0 || got.Gone != 0 {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }
 

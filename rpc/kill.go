@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -24,6 +25,9 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 		return nil, err
 	}
 	result := &changeResult{verb: "killed", matched: matched, spared: sel.spared}
+	if err := k.check(matched); err != nil {
+		return nil, err
+	}
 	if p.DryRun {
 		result.show(held...)
 		result.truncated = result.truncated || matched > len(held)
@@ -36,14 +40,10 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	// first, and without those that the kernel refused to let go.
 	refused := make(map[flowKey]bool)
 	for rest := matched; len(held) > 0; {
-		for chunk := range slices.Chunk(held, changeChunk) {
-			if err := k.kill(ctx, chunk, result, refused); err != nil {
-				return result.unless(err)
-			}
-			rest -= len(chunk)
-			progressFrom(ctx).report(matched-rest, matched)
+		if err := k.kill(ctx, held, result, refused); err != nil {
+			return result.unless(err)
 		}
-		if rest <= 0 {
+		if rest -= len(held); rest <= 0 {
 			break
 		}
 		if held, err = sel.next(ctx, s.Table, min(rest, maxHeld), refused); err != nil {
@@ -67,16 +67,31 @@ func (r *changeResult) unless(err error) (any, error) {
 }
 
 // kill kills flows, adds what became of them to r, and those that the kernel refused to let go to
-// refused. The error is ctx's, or that of a cut that can't be made; then nothing was deleted.
+// refused. The error is what kept it from going on: ctx's end, or a cut that can't be made.
 func (k *killer) kill(ctx context.Context, flows []conntrack.Flow, r *changeResult, refused map[flowKey]bool) error {
+	for chunk := range slices.Chunk(flows, changeChunk) {
+		if err := k.killChunk(ctx, chunk, r, refused); err != nil {
+			return err
+		}
+		r.tried += len(chunk)
+		progressFrom(ctx).report(r.tried, r.matched)
+	}
+	return nil
+}
+
+func (k *killer) killChunk(ctx context.Context, flows []conntrack.Flow, r *changeResult, refused map[flowKey]bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if k.cutter != nil {
 		if err := k.cutter.Prepare(flows, len(flows), k.cut); err != nil {
 			return err
 		}
+		// A caller who goes now leaves no connection that was killed and comes back.
+		ctx = context.WithoutCancel(ctx)
 	}
 	killed, err := k.deleteEntries(ctx, flows, r, refused)
-	k.end(ctx, killed, r)
-	return err
+	return cmp.Or(k.end(ctx, killed, r), err)
 }
 
 // deleteEntries returns the flows that the kernel deleted.

@@ -80,6 +80,12 @@ func (s *Service) readReconcile(ctx context.Context, p *wire.ReconcileParams) (r
 	if err != nil {
 		return nil, 0, err
 	}
+	if r.keep != nil && p.Block != nil {
+		return nil, 0, &wire.Error{
+			Code: wire.InvalidParams, Message: "keep and block contradict each other: a block would end flows between the same addresses that may remain",
+			Hint: "use cut with keep, and block in a reconcile of its own",
+		}
+	}
 	if p.Passes != nil {
 		if r.most = *p.Passes; r.most < 1 || r.most > maxPasses {
 			return nil, 0, invalidParams("passes: want 1 to %d, not %d", maxPasses, r.most)

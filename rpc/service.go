@@ -16,6 +16,7 @@ type Table interface {
 	Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error]
 	Count(ctx context.Context, f conntrack.Filter) (int, error)
 	Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, error)
+	GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrack.Flow, []error)
 	Kill(ctx context.Context, keys []conntrack.Key) []error
 	Modify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error
 	CanModify(ctx context.Context, keys []conntrack.Key, c conntrack.Change) []error

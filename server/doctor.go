@@ -157,7 +157,13 @@ func (s *Server) checkCapabilities(context.Context) wire.Finding {
 
 // checkCut looks at what it needs to let ends of connections that are silent know that they were cut.
 func (s *Server) checkCut(context.Context) wire.Finding {
-	f := wire.Finding{Check: "cut", Severity: severityOK, Message: "connections that are cut are reset at both ends at once"}
+	f := wire.Finding{Check: "cut", Severity: severityOK, Message: "connections can be cut, and both ends be told at once"}
+	if s.cutter == nil {
+		return wire.Finding{
+			Check: "cut", Severity: severityInfo,
+			Message: "connections can't be cut: nf_tables could not be used when the daemon was started; its log says why",
+		}
+	}
 	have, err := effectiveCapabilities()
 	if err != nil {
 		return wire.Finding{Check: "cut", Severity: severityInfo, Message: "the capabilities can't be read"}

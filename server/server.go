@@ -61,6 +61,7 @@ type Server struct {
 	cfg      Config
 	timing   timing
 	table    Table
+	cutter   rpc.Cutter // nil where connections can't be cut
 	token    *auth.Token
 	registry *rpc.Registry
 	logger   *slog.Logger
@@ -77,7 +78,7 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 		logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		cfg: cfg, timing: defaultTiming(), table: table, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
+		cfg: cfg, timing: defaultTiming(), table: table, cutter: cutter, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
 		token: auth.NewTokenVerifier(secret, auth.NewPrincipal("token", auth.Admin, auth.ViaToken)),
 		ended: make(chan struct{}),
 	}

@@ -53,7 +53,10 @@ func (s *session) printCut(c *wire.CutResult) error {
 	}
 	text := fmt.Sprintf("cut for %s", humanSeconds(c.Seconds))
 	if c.Probed > 0 {
-		text += ", " + plural(c.Probed, "end") + " reset at once"
+		text += ", " + plural(c.Probed, "end") + " told at once"
+	}
+	if c.Untold > 0 {
+		text += ", " + plural(c.Untold, "end") + " not told before their next packet"
 	}
 	if c.Sockets > 0 {
 		text += ", " + plural(c.Sockets, "socket") + " of the router closed"

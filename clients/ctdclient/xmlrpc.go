@@ -159,6 +159,12 @@ func resultOf(method string) any {
 		return new(wire.CountResult)
 	case "conntrack.kill":
 		return new(wire.KillResult)
+	case "conntrack.reconcile":
+		return new(wire.ReconcileResult)
+	case "conntrack.blocks":
+		return new(wire.BlocksResult)
+	case "conntrack.unblock":
+		return new(wire.UnblockResult)
 	case "conntrack.modify":
 		return new(wire.ModifyResult)
 	case "conntrack.export":

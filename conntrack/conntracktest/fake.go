@@ -209,6 +209,16 @@ func (t *Fake) find(k conntrack.Key) int {
 	})
 }
 
+// GetMany is Table.GetMany.
+func (t *Fake) GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrack.Flow, []error) {
+	flows, errs := make([]conntrack.Flow, len(keys)), make([]error, len(keys))
+	for i, k := range keys {
+		k.ID = 0
+		flows[i], errs[i] = t.Get(ctx, k)
+	}
+	return flows, errs
+}
+
 // Get returns one flow; conntrack.ErrNotFound where there is none.
 func (t *Fake) Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, error) {
 	err := t.begin(ctx, OpGet)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -127,28 +128,47 @@ func (c *Cutter) Unblock(blocks []Block) ([]Block, error) {
 	return lifted, nil
 }
 
+// longer returns those of blocks that last longer than the one that is there.
+func (c *Cutter) longer(blocks []Block, d time.Duration) ([]Block, error) {
+	if len(blocks) == 0 {
+		return nil, nil
+	}
+	there, err := c.listBlocks()
+	if err != nil {
+		return nil, fmt.Errorf("list blocks: %w", err)
+	}
+	left := make(map[blockPlace]time.Duration, len(there))
+	for i := range there {
+		left[there[i].place()] = there[i].Left
+	}
+	return slices.DeleteFunc(slices.Clone(blocks), func(b Block) bool { return left[b.place()] > d }), nil
+}
+
+// blockPlace is what at most one block has.
+type blockPlace struct {
+	Pair
+	zone uint16
+}
+
+func (b *Block) place() blockPlace { return blockPlace{Pair{b.Src, b.Dst}, b.Zone} }
+
 // lift deletes those of blocks that are there, all at once.
 func (c *Cutter) lift(blocks []Block) ([]Block, error) {
 	there, err := c.listBlocks()
 	if err != nil {
 		return nil, err
 	}
-	type place struct {
-		Pair
-		zone uint16
-	}
-	has := make(map[place]bool, len(there))
-	for _, b := range there {
-		has[place{Pair{b.Src, b.Dst}, b.Zone}] = true
+	has := make(map[blockPlace]bool, len(there))
+	for i := range there {
+		has[there[i].place()] = true
 	}
 	var lifted []Block
 	del := elements{}
 	for _, b := range blocks {
-		at := place{Pair{b.Src, b.Dst}, b.Zone}
-		if !has[at] {
+		if !has[b.place()] {
 			continue
 		}
-		delete(has, at)
+		delete(has, b.place())
 		set, key := blockKey(b.Src, b.Dst)
 		del.put(zone(b.Zone), set, nftables.SetElement{Key: key})
 		lifted = append(lifted, b)

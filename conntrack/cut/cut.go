@@ -127,6 +127,7 @@ type Result struct {
 	Blocks  int // pairs of addresses that are kept apart
 	Sockets int // sockets of the router itself that were closed
 	Probed  int // ends of TCP connections that were sent a segment, to notice
+	Untold  int // those that could not be sent one
 }
 
 // Prepare sees to it that n flows can be cut, of which some may be given to have their zones known.
@@ -162,9 +163,11 @@ func (c *Cutter) Cut(ctx context.Context, flows []conntrack.Flow, o Options) (Re
 	if r.Sockets, err = destroySockets(ctx, c.table, flows, local); err != nil {
 		c.logger.Warn("sockets of the router were not closed", "error", err)
 	}
-	if r.Probed, err = probe(ctx, c.table, flows, local, probeMarks[0]); err != nil {
-		c.logger.Debug("silent ends were not told", "error", err)
-	} else if r.Probed > 0 {
+	r.Probed, r.Untold, err = probe(ctx, c.table, flows, local, probeMarks[0])
+	if err != nil {
+		c.logger.Debug("silent ends were not told", "ends", r.Untold, "error", err)
+	}
+	if r.Probed > 0 {
 		c.probing.Go(func() { c.probeMore(flows, local) })
 	}
 	return r, nil
@@ -175,7 +178,7 @@ func (c *Cutter) probeMore(flows []conntrack.Flow, local addrSet) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	for _, mark := range probeMarks[1:] {
-		if _, err := probe(c.stopped, c.table, flows, local, mark); err != nil {
+		if _, _, err := probe(c.stopped, c.table, flows, local, mark); errors.Is(err, context.Canceled) {
 			return
 		}
 	}
@@ -184,12 +187,16 @@ func (c *Cutter) probeMore(flows []conntrack.Flow, local addrSet) {
 func (c *Cutter) keepOut(flows []conntrack.Flow, blocks []Block, o Options) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	blocks, err := c.longer(blocks, o.Block)
+	if err != nil {
+		return err
+	}
 	e := elementsOf(flows, blocks, o)
 	zones := e.zones()
 	if err := c.ready(zones); err != nil {
 		return err
 	}
-	err := c.add(e)
+	err = c.add(e)
 	if errors.Is(err, unix.ENOENT) { // somebody has just flushed the ruleset
 		if err = c.declare(zones); err == nil {
 			err = c.add(e)

@@ -1,6 +1,7 @@
 package cut
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -40,36 +41,32 @@ var probeMarks = [...][2]uint32{
 }
 
 // probe sends a segment to each end of TCP connections that is not the router itself, as if by the
-// other end, and returns how many it sent. Addresses that are good on one link alone are left out:
-// nothing says which link.
-func probe(ctx context.Context, table Table, flows []conntrack.Flow, local addrSet, mark [2]uint32) (int, error) {
+// other end, and returns to how many it did and didn't. Addresses that are good on one link alone are
+// left out: nothing says which link.
+func probe(ctx context.Context, table Table, flows []conntrack.Flow, local addrSet, mark [2]uint32) (sent, unsent int, first error) {
 	var sockets rawSockets
 	defer sockets.close()
-	sent := 0
-	var first error
 	for i := range flows {
 		if !answersProbe(&flows[i]) {
 			continue
 		}
-		if ctx.Err() != nil {
-			return sent, ctx.Err()
-		}
 		for _, t := range []*conntrack.Tuple{&flows[i].Orig, &flows[i].Reply} {
-			if local.has(t.Src) || t.Src.IsLinkLocalUnicast() {
+			if local.has(t.Src) {
 				continue
 			}
-			err := sockets.send(table, t, mark)
-			switch {
-			case err == nil:
-				sent++
-			case errors.Is(err, os.ErrPermission), errors.Is(err, errNoSocket):
-				return sent, err // the others would fail as well
-			case first == nil:
-				first = err
+			err := ctx.Err()
+			if err == nil {
+				err = sockets.send(table, t, mark)
 			}
+			if err == nil {
+				sent++
+				continue
+			}
+			unsent++
+			first = cmp.Or(first, err)
 		}
 	}
-	return sent, first
+	return sent, unsent, first
 }
 
 // answersProbe tells whether the ends of a flow answer to a segment outside of their windows.
@@ -84,12 +81,17 @@ func answersProbe(f *conntrack.Flow) bool {
 	return true
 }
 
-var errNoSocket = errors.New("open raw socket")
+var errNoScope = errors.New("nothing says on which link the address is")
+
+// sendBuffer is room for segments to neighbours that don't answer: the kernel keeps some for each
+// until it gives up, and the others must not wait for that.
+const sendBuffer = 64 << 20
 
 // rawSockets are the sockets for both families, opened when needed.
 type rawSockets struct {
 	fds  [2]int
 	open [2]bool
+	errs [2]error // why it can't be opened
 }
 
 func (s *rawSockets) close() {
@@ -106,16 +108,15 @@ func (s *rawSockets) send(table Table, t *conntrack.Tuple, mark [2]uint32) error
 	if t.Src.Is6() {
 		i, domain = 1, unix.AF_INET6
 	}
-	if !s.open[i] {
-		err := table.InNetNS(func() (err error) {
-			// IPPROTO_RAW: the header is in what is sent (raw(7); of IPv6 since Linux 4.5).
-			s.fds[i], err = unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("%w: %w", errNoSocket, err)
-		}
-		s.open[i] = true
+	if !s.open[i] && s.errs[i] == nil {
+		s.fds[i], s.errs[i] = openRaw(table, domain)
+		s.open[i] = s.errs[i] == nil
+	}
+	switch {
+	case s.errs[i] != nil:
+		return s.errs[i]
+	case t.Src.IsLinkLocalUnicast():
+		return errNoScope
 	}
 	from, to := netip.AddrPortFrom(t.Dst, t.DstPort), netip.AddrPortFrom(t.Src, t.SrcPort)
 	packet := segment(from, to, mark)
@@ -128,9 +129,27 @@ func (s *rawSockets) send(table Table, t *conntrack.Tuple, mark [2]uint32) error
 	return os.NewSyscallError("sendto", unix.Sendto(s.fds[i], packet, 0, addr))
 }
 
+func openRaw(table Table, domain int) (fd int, err error) {
+	err = table.InNetNS(func() error {
+		// IPPROTO_RAW: the header is in what is sent (raw(7); of IPv6 since Linux 4.5).
+		fd, err = unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("open raw socket: %w", err)
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) // else it is as it is
+	return fd, nil
+}
+
+// payload is what the segments carry: without any they would count as pure acknowledgments, of which
+// Linux answers one in half a second (net.ipv4.tcp_invalid_ratelimit).
+var payload = [2]byte{}
+
 // segment returns an IP packet with an ACK of these numbers.
 func segment(from, to netip.AddrPort, mark [2]uint32) []byte {
-	tcp := make([]byte, 0, tcpHeaderLen)
+	const tcpLen = tcpHeaderLen + len(payload)
+	tcp := make([]byte, 0, tcpLen)
 	tcp = binary.BigEndian.AppendUint16(tcp, from.Port())
 	tcp = binary.BigEndian.AppendUint16(tcp, to.Port())
 	tcp = binary.BigEndian.AppendUint32(tcp, mark[0])
@@ -138,21 +157,22 @@ func segment(from, to netip.AddrPort, mark [2]uint32) []byte {
 	tcp = append(tcp, tcpHeaderLen/4<<4, tcpACK)
 	tcp = binary.BigEndian.AppendUint16(tcp, 1024) // window; nobody will use it
 	tcp = append(tcp, 0, 0, 0, 0)                  // checksum, urgent pointer
+	tcp = append(tcp, payload[:]...)
 	src, dst := from.Addr().AsSlice(), to.Addr().AsSlice()
 	binary.BigEndian.PutUint16(tcp[16:], checksum(src, dst, tcp))
 
 	if to.Addr().Is4() {
-		ip := make([]byte, ipv4HeaderLen, ipv4HeaderLen+tcpHeaderLen)
+		ip := make([]byte, ipv4HeaderLen, ipv4HeaderLen+tcpLen)
 		ip[0] = 4<<4 | ipv4HeaderLen/4
-		binary.BigEndian.PutUint16(ip[2:], ipv4HeaderLen+tcpHeaderLen)
+		binary.BigEndian.PutUint16(ip[2:], uint16(ipv4HeaderLen+tcpLen))
 		ip[8], ip[9] = probeTTL, unix.IPPROTO_TCP // the kernel adds id and checksum
 		copy(ip[12:], src)
 		copy(ip[16:], dst)
 		return append(ip, tcp...)
 	}
-	ip := make([]byte, 8, ipv6HeaderLen+tcpHeaderLen)
+	ip := make([]byte, 8, ipv6HeaderLen+tcpLen)
 	ip[0] = 6 << 4
-	binary.BigEndian.PutUint16(ip[4:], tcpHeaderLen)
+	binary.BigEndian.PutUint16(ip[4:], uint16(tcpLen))
 	ip[6], ip[7] = unix.IPPROTO_TCP, probeTTL
 	ip = append(append(ip, src...), dst...)
 	return append(ip, tcp...)

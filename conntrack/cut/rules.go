@@ -63,10 +63,9 @@ func ruleset(zones []zone, loose bool) []*chain {
 	}
 	drop.add(verdict(expr.VerdictDrop))
 	reject.add(unreachable())
-	// A reset ends a connection as well, and ours must pass. Without neighbour discovery (RFC 4861)
-	// a blocked address could not even be told so.
+	resets := func() []expr.Any { return join(l4proto(conntrack.TCP), tcpFlags(tcpRST), verdict(expr.VerdictReturn)) }
+	// Without neighbour discovery (RFC 4861) a blocked address could not even be told so.
 	keepOut := regular(chainKeepOut,
-		join(l4proto(conntrack.TCP), tcpFlags(tcpRST), verdict(expr.VerdictReturn)),
 		join(l4proto(conntrack.ICMPv6), neighbourDiscovery(), verdict(expr.VerdictReturn)),
 		join(strays(), jump(expr.VerdictGoto, chainStray)))
 	stray := regular(chainStray)
@@ -74,6 +73,7 @@ func ruleset(zones []zone, loose bool) []*chain {
 		lookups := regular(z.chain())
 		for place := range numSets {
 			if place == firstTupleSet {
+				lookups.add(resets()) // one ends a connection as well
 				lookups.add(join(answers(), verdict(expr.VerdictReturn)))
 			}
 			lookups.add(setRules[place](z.set(place)))
@@ -84,8 +84,9 @@ func ruleset(zones []zone, loose bool) []*chain {
 	}
 	return append(chains, stray, keepOut,
 		hooked(chainPrerouting, nftables.ChainHookPrerouting, priority, jump(expr.VerdictJump, chainKeepOut)),
+		// Our own resets pass, and probes.
 		hooked(chainOutput, nftables.ChainHookOutput, priority,
-			join(probes(), verdict(expr.VerdictReturn)), jump(expr.VerdictJump, chainKeepOut)),
+			resets(), join(probes(), verdict(expr.VerdictReturn)), jump(expr.VerdictJump, chainKeepOut)),
 		// They make no entries, and no NAT changes them.
 		hooked(chainProbes, nftables.ChainHookOutput, *nftables.ChainPriorityRaw, join(probes(), []expr.Any{&expr.Notrack{}})))
 }

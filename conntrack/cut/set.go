@@ -77,6 +77,8 @@ func (z zone) set(place setPlace) *nftables.Set {
 		name += zoneSuffix + z.number()
 	}
 	return &nftables.Set{
+		// Within a transaction. The library would count in a variable that all share without a lock.
+		ID:   uint32(z)*uint32(numSets) + uint32(place) + 1,
 		Name: name, KeyType: setTypes[place], Concatenation: true, IsMap: true, DataType: nftables.TypeVerdict,
 		HasTimeout: true, Size: setSize,
 	}

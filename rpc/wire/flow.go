@@ -204,7 +204,8 @@ type CutResult struct {
 	Seconds uint32 `json:"seconds" doc:"how long their packets are kept out"`
 	Blocks  int    `json:"blocks" doc:"pairs of addresses that are kept apart, see conntrack.blocks"`
 	Sockets int    `json:"sockets" doc:"sockets of the router itself that were closed"`
-	Probed  int    `json:"probed" doc:"ends of TCP connections that were made to notice at once; the others do at their next packet"`
+	Probed  int    `json:"probed" doc:"ends of TCP connections that were told at once, as far as they could be reached"`
+	Untold  int    `json:"untold,omitempty" doc:"ends of TCP connections that could not be sent anything: they learn of it at their next packet"`
 }
 
 // Failure is one flow that could not be changed, or without a flow, what ended a change half way.
