@@ -111,6 +111,17 @@ func TestCutParams(t *testing.T) {
 	a.refused(t, "conntrack.blocks", `{}`, wire.Unsupported, "can't cut")
 }
 
+// TestReconcileBlock: a block would end what is to be kept.
+func TestReconcileBlock(t *testing.T) {
+	a, c := newCutAPI(tcpFlows(2)...)
+	a.refused(t, "conntrack.reconcile", `{"filter": "proto=tcp", "keep": "src=10.0.0.1", "block": "1m"}`, wire.InvalidParams, "keep and block")
+	var got wire.ReconcileResult
+	a.call(t, "conntrack.reconcile", `{"filter": "proto=tcp", "keep": "src=10.0.0.1", "cut": true}`, &got)
+	if got.Killed != 1 || fmt.Sprint(c.cut) != "[1]" || got.Cut == nil || got.Cut.Probed != 3 {
+		t.Errorf("%+v, cut %v", got, c.cut)
+	}
+}
+
 // TestCutOrder: what can't be cut isn't killed either; what was killed is cut, and nothing else.
 func TestCutOrder(t *testing.T) {
 	a, c := newCutAPI(tcpFlows(3)...)

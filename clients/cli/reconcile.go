@@ -34,7 +34,7 @@ type reconcileCmd struct {
 func (reconcileCmd) Help() string {
 	return `The daemon kills the flows of the filter that may not remain, and looks again until two passes in a
 row find nothing: the next packet of a killed flow makes it anew, by the rules as they are now. Where
-they keep coming, the exit status is 3. --cut, --block and --reject are those of ctd kill.
+they keep coming, the exit status is 3. --cut, --block (without --keep) and --reject are those of ctd kill.
 
 A watch needs net.netfilter.nf_conntrack_events. Where the filter or --keep asks for what a flow's
 first packet doesn't tell (mark, state, status, helper, label, timeout, bytes, packets, age), new

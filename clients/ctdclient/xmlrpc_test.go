@@ -2,6 +2,7 @@ package ctdclient
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -81,5 +82,29 @@ func TestFault(t *testing.T) {
 	}
 	if isFault([]byte("<methodResponse><params><param><value><string>&lt;fault></string></value></param></params></methodResponse>")) {
 		t.Error("a text that speaks of a fault is taken for one")
+	}
+}
+
+// TestResults: the results of all methods are known, so that numbers that come as texts become
+// numbers. The methods are those of the documentation, which a test holds to the registry.
+func TestResults(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(doc)) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), "### ")
+		group, _, dotted := strings.Cut(name, ".")
+		if !ok || !dotted || group == "system" || group == "rpc" { // introspection has no structs
+			continue
+		}
+		seen++
+		if resultOf(name) == nil {
+			t.Errorf("%s: its result isn't known here", name)
+		}
+	}
+	if seen < 20 {
+		t.Errorf("the documentation has %d methods", seen)
 	}
 }

@@ -370,6 +370,13 @@ func TestBlock(t *testing.T) {
 			if again, err := r.cut.Blocks(); err != nil || len(again) != 1 || again[0].Left < 50*time.Minute && !older(t, 6, 12) {
 				t.Errorf("blocked again: %+v, %v", again, err)
 			}
+			// And for a shorter time, which changes nothing.
+			if err := r.cut.keepOut(nil, blocks, Options{Block: time.Second, Comment: "short"}); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := r.cut.Blocks(); err != nil || len(again) != 1 || again[0].Left < 50*time.Second || again[0].Comment == "short" {
+				t.Errorf("blocked for a shorter time: %+v, %v", again, err)
+			}
 			for want := 1; want >= 0; want-- {
 				if lifted, err := r.cut.Unblock(blocks); err != nil || len(lifted) != want {
 					t.Errorf("lifted %+v, %v", lifted, err)
@@ -607,6 +614,40 @@ func TestFirewalls(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestUnreachable: ends that are not there don't keep others from being told.
+func TestUnreachable(t *testing.T) {
+	r := newRig(t)
+	absent := make([]conntrack.Flow, 1000)
+	for i := range absent {
+		f := &absent[i]
+		f.Orig = conntrack.Tuple{
+			Proto: conntrack.TCP, Src: netip.AddrFrom4([4]byte{10, 1, 0, byte(10 + i%200)}), SrcPort: uint16(1000 + i),
+			Dst: r.ServerAddr(false), DstPort: 80,
+		}
+		f.Reply = f.Orig.Inverse()
+	}
+	var ends []net.Conn
+	for range 20 {
+		c := r.TCP(conntracktest.Path{Port: 5000})
+		ends = append(ends, c.Client, c.Server)
+	}
+	flows := r.flows("proto=tcp dport=5000")
+	var keys []conntrack.Key
+	for i := range flows {
+		keys = append(keys, flows[i].Key())
+	}
+	r.table.Kill(t.Context(), keys)
+	result, err := r.cut.Cut(t.Context(), append(absent, flows...), Options{For: time.Minute})
+	if err != nil || result.Probed != 2*(len(absent)+len(flows)) || result.Untold != 0 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	for i, end := range ends {
+		if err := wasReset(end); err != nil {
+			t.Errorf("end %d: %v", i, err)
+		}
 	}
 }
 
