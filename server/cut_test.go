@@ -56,6 +56,19 @@ func (k *talker) end() {
 	<-k.ended
 }
 
+// pause runs fn while the program does nothing, and nothing of its connection is under way.
+func (k *talker) pause(fn func()) {
+	k.t.Helper()
+	if err := k.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		k.t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	fn()
+	if err := k.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
 // count returns how many events there were so far.
 func (k *talker) count() int {
 	k.mu.Lock()
@@ -155,12 +168,13 @@ func cutOne(t *testing.T, tp *conntracktest.Topology, daemon *process, server *t
 	victim := client(role, sport)
 	victim.happens("1", 0)
 	if role == "talk" { // the hole
-		tp.Router.Exec("conntrack", "-D", "-p", "tcp", "--orig-port-src", strconv.Itoa(sport))
+		// Between two lines: an answer under way would find no translation, and be reset by the router.
+		victim.pause(func() { tp.Router.Exec("conntrack", "-D", "-p", "tcp", "--orig-port-src", strconv.Itoa(sport)) })
 		victim.goesOn("the connection goes on after conntrack -D")
 	}
 
 	before, talked := server.count(), victim.count()
-	out, err := exec.Command(program(t), "--server", "unix://"+daemon.sock, "kill", fmt.Sprintf("sport=%d", sport), "--cut=2s").CombinedOutput()
+	out, err := exec.Command(program(t), "--server", "unix://"+daemon.sock, "kill", fmt.Sprintf("port=%d", sport), "--cut=2s").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "killed 1 flow\n") || !strings.Contains(string(out), "cut for 2s") {
 		t.Fatalf("ctd kill --cut: %v\n%s", err, out)
 	}
