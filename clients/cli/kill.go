@@ -61,7 +61,8 @@ counted.
 
 Your own connection to the daemon and the SSH session that you are in (SSH_CONNECTION) are spared,
 unless you say --include-self. On the router itself, where sudo or a tunnel hides which session is
-yours, all SSH sessions to the router are.
+yours, or the one that SSH_CONNECTION names has ended (tmux, screen), all SSH sessions to the router
+are, on port 22.
 
 Examples:
 
