@@ -139,8 +139,11 @@ func TestKernelReplacePortOfNothing(t *testing.T) {
 	}
 	f = create(t, table, f)
 	nat := conntrack.NAT{Dst: netip.MustParseAddrPort("198.51.100.9:80")}
-	if _, err := table.Replace(t.Context(), f.Key(), nat); !errors.Is(err, syscall.EINVAL) {
-		t.Errorf("replace: %v, want EINVAL", err)
+	if _, err := table.Replace(t.Context(), f.Key(), nat); !errors.Is(err, conntrack.ErrNoPort) {
+		t.Errorf("replace: %v, want ErrNoPort", err)
+	}
+	if err := table.CanReplace(t.Context(), f.Key(), nat); !errors.Is(err, conntrack.ErrNoPort) {
+		t.Errorf("can replace: %v, want ErrNoPort", err)
 	}
 	got, err := table.Get(t.Context(), f.Key())
 	if err != nil || got.Start != f.Start {

@@ -16,6 +16,8 @@ var (
 	ErrFixedTimeout = errors.New("the flow's timeout was fixed and can't be changed")
 	// ErrNotTCP says that a TCP state was to be set on a flow of another protocol.
 	ErrNotTCP = errors.New("only a TCP flow's state can be set")
+	// ErrNoPort says that a port was to be translated of a protocol that has none.
+	ErrNoPort = errors.New("no port to translate")
 )
 
 // Change is what Modify changes; what is nil or zero stays as it is.
@@ -251,7 +253,7 @@ func (n NAT) check(p Protocol) error {
 	src := p.HasPorts() || p.IsICMP() // an ICMP id is translated like a source port
 	dst := p.HasPorts()
 	if n.Src.Port() != 0 && !src || n.Dst.Port() != 0 && !dst {
-		return fmt.Errorf("%s has no port to translate: %w", p, syscall.EINVAL)
+		return fmt.Errorf("%s has %w", p, ErrNoPort)
 	}
 	return nil
 }

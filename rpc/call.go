@@ -34,7 +34,11 @@ func (r *Registry) Call(ctx context.Context, name string, p Params) (result any,
 	if err := ctx.Err(); err != nil {
 		return nil, err // a call of a batch whose caller has gone
 	}
-	return m.call(ctx, p)
+	result, err = m.call(ctx, p)
+	if err == nil {
+		log.changed(result)
+	}
+	return result, err
 }
 
 // allowed returns the method if the caller may call it. Without a principal the answer is the

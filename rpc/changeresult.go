@@ -37,6 +37,8 @@ func (r *changeResult) show(flows ...conntrack.Flow) {
 	r.truncated = r.truncated || room < len(flows)
 }
 
+func (r *changeResult) changes() int { return r.n }
+
 // full tells whether the result shows no more flows.
 func (r *changeResult) full() bool { return len(r.flows) >= maxShown }
 

@@ -52,6 +52,7 @@ type CallLog struct {
 	Calls     int       // calls of methods, those of a batch or a multicall each
 	Failed    int       // how many of them failed
 	Code      wire.Code // kind of the first failure; empty where there was none
+	Changed   int       // entries that kill, modify, reconcile, import and expect.kill changed, also where nobody took the answer
 	Reason    string    // why, as the first caller of a change who gave a reason says; printable text of at most maxLoggedReason bytes
 }
 
@@ -69,6 +70,16 @@ func (l *CallLog) call(method string) {
 	method = method[:min(len(method), maxLoggedName)]
 	if len(l.Methods) < maxLoggedMethods && !slices.Contains(l.Methods, method) {
 		l.Methods = append(l.Methods, method)
+	}
+}
+
+// counted is a result that tells how many entries a call changed.
+type counted interface{ changes() int }
+
+// changed notes how many entries a call changed.
+func (l *CallLog) changed(result any) {
+	if c, ok := result.(counted); ok && l != nil {
+		l.Changed += c.changes()
 	}
 }
 

@@ -54,6 +54,7 @@ var layerTable = [...]layerRow{
 	{conntrack.ErrNotReplayable, wire.Unsupported, "take it off the flow table (delete or change the rule with flow add), and export again"},
 	{conntrack.ErrNoKey, wire.InvalidParams, "give an id, or a tuple with source and destination"},
 	{conntrack.ErrNotTCP, wire.InvalidParams, "narrow the filter to proto=tcp"},
+	{conntrack.ErrNoPort, wire.InvalidParams, "leave the port out, or narrow the filter to protocols that have ports"},
 	{conntrack.ErrAmbiguous, wire.Conflict, "list the flows with this id and give one with its tuple"},
 	{conntrack.ErrNATTaken, wire.Conflict, "choose another address or port"},
 	{conntrack.ErrFixedTimeout, wire.Conflict, "the kernel never changes a fixed timeout again; kill the flow instead"},

@@ -352,6 +352,8 @@ type expectFailure struct {
 	err    *wire.Error
 }
 
+func (r *expectKillResult) changes() int { return r.killed }
+
 func (r *expectKillResult) stream(_ context.Context, e encoder) error {
 	e.beginObject()
 	e.key("killed")

@@ -161,6 +161,13 @@ func (r *importResult) cancelled(err error) (any, error) {
 	return r, nil
 }
 
+func (r *importResult) changes() int {
+	if r.dryRun {
+		return 0
+	}
+	return r.created + r.replaced
+}
+
 func (r *importResult) stream(_ context.Context, e encoder) error {
 	e.beginObject()
 	e.key("created")

@@ -42,7 +42,8 @@ type ends struct{ remote, local netip.AddrPort }
 
 // self tells which flows are the caller's own: its connection to the daemon and the SSH session that
 // it comes by. A caller on this machine who names no session may have come by a tunnel, or by sudo,
-// which takes SSH_CONNECTION away; then every SSH session to the router may be the one.
+// which takes SSH_CONNECTION away; then every SSH session to the router may be the one. So it is where
+// the session that is named has ended, as in a tmux that was begun in an earlier one.
 type self struct {
 	own   []ends
 	ssh   *ends // the session that the caller names
@@ -50,6 +51,9 @@ type self struct {
 
 	asked bool
 	addrs map[netip.Addr]bool // of the router, once asked
+
+	looked bool
+	lives  bool // the session that the caller names, once looked for
 }
 
 // newSelf returns what is the caller's own; nil where that is not to be spared.
@@ -95,12 +99,46 @@ func (s *self) has(ctx context.Context, t Table, f *conntrack.Flow) (bool, error
 	if err := s.askAddrs(ctx, t); err != nil {
 		return false, err
 	}
-	// A session that the caller named, and that ends here, is the one. One that ends elsewhere says
-	// nothing of how the caller came here.
-	if s.ssh != nil && s.isHere(s.ssh.local.Addr()) {
+	if !s.isSSH(&f.Reply) && !s.isSSH(&f.Orig) {
 		return false, nil
 	}
-	return s.isSSH(&f.Reply) || s.isSSH(&f.Orig), nil
+	// A session that the caller named, that ends here and is there, is the one. One that ends elsewhere
+	// says nothing of how the caller came here.
+	if s.ssh == nil || !s.isHere(s.ssh.local.Addr()) {
+		return true, nil
+	}
+	err := s.lookForSession(ctx, t)
+	return err == nil && !s.lives, err
+}
+
+// lookForSession looks once, in all zones, whether the session that the caller names is there. Its
+// ends may be those of either direction, translated or not.
+func (s *self) lookForSession(ctx context.Context, t Table) error {
+	if s.looked {
+		return nil
+	}
+	with, err := conntrack.ParseFilter(fmt.Sprintf("proto=tcp addr=%s port=%d", s.ssh.remote.Addr(), s.ssh.remote.Port()))
+	if err != nil {
+		return err
+	}
+	for f, err := range t.Flows(ctx, with) {
+		if err != nil {
+			return err
+		}
+		if (s.ssh.are(&f.Reply) || s.ssh.are(&f.Orig)) && !isOver(&f) {
+			s.lives = true
+			break
+		}
+	}
+	s.looked = true
+	return nil
+}
+
+// isOver tells whether a TCP connection is closing or closed: its entry remains for minutes. A state
+// that the kernel doesn't tell says nothing.
+func isOver(f *conntrack.Flow) bool {
+	state := f.StateName()
+	return state != "" && state != "ESTABLISHED"
 }
 
 // pairs returns the addresses between which the caller's own connections are.

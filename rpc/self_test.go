@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +89,6 @@ func TestSparing(t *testing.T) {
 		},
 		{"its SSH session, asked for", here, session + `, "include_self": true`, flowOf(tcp, "192.0.2.7:52100", "198.51.100.1:22"), false},
 		{"another's SSH session", remote, session, flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), false},
-		{"another's SSH session, from here", here, session, flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), false},
 
 		{"a session that nobody names", here, "", flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"), true},
 		{"a session that nobody names, met in its middle", here, "", flowOf(tcp, "198.51.100.1:22", "192.0.2.8:52100"), true},
@@ -140,6 +140,108 @@ func TestSparing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStaleSession: a session that a caller on the router names counts only while it is there. A tmux
+// that is opened again later still names the one in which it was begun.
+func TestStaleSession(t *testing.T) {
+	const named = "192.0.2.7 52100 198.51.100.1 22"
+	here := Caller{Here: true}
+	remote := Caller{Remote: netip.MustParseAddrPort("192.0.2.9:5000"), Local: netip.MustParseAddrPort("198.51.100.1:8420")}
+	tcp := conntrack.TCP
+	in := func(state string, f conntrack.Flow) conntrack.Flow {
+		var ok bool
+		if f.State, ok = conntrack.ParseState(tcp, state); !ok {
+			t.Fatal(state)
+		}
+		f.Set(conntrack.AttrState)
+		return f
+	}
+	zoned := flowOf(tcp, "192.0.2.7:52100", "198.51.100.1:22")
+	zoned.Zone = 7
+	live := flowOf(tcp, "192.0.2.7:52100", "198.51.100.1:22")
+	for _, c := range []struct {
+		name    string
+		caller  Caller
+		session string
+		there   []conntrack.Flow // beside another session
+		spared  int
+	}{
+		{"there", here, named, []conntrack.Flow{in("ESTABLISHED", live)}, 1},
+		{"there, its state untold", here, named, []conntrack.Flow{live}, 1},
+		{"met in its middle", here, named, []conntrack.Flow{flowOf(tcp, "198.51.100.1:22", "192.0.2.7:52100")}, 1},
+		{"translated", here, named, []conntrack.Flow{flowOf(tcp, "10.0.0.7:6000", "203.0.113.9:2200", "198.51.100.1:22", "192.0.2.7:52100")}, 1},
+		{"in a zone", here, named, []conntrack.Flow{zoned}, 1},
+		{"gone", here, named, nil, 1},
+		{"another port", here, named, []conntrack.Flow{flowOf(tcp, "192.0.2.7:52101", "198.51.100.1:22")}, 2},
+		{"another protocol", here, named, []conntrack.Flow{flowOf(conntrack.UDP, "192.0.2.7:52100", "198.51.100.1:22")}, 1},
+		{"over", here, named, []conntrack.Flow{in("TIME_WAIT", live)}, 2},
+		{"closing", here, named, []conntrack.Flow{in("LAST_ACK", live)}, 2},
+		{"gone, to another port", here, "192.0.2.7 52100 198.51.100.1 2222", nil, 1},
+		{"gone, from elsewhere", remote, named, nil, 0},
+		{"another machine's, from elsewhere", remote, "10.0.0.2 52100 10.0.0.5 22", nil, 0},
+		{"there, from elsewhere", remote, named, []conntrack.Flow{live}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := newAPI(append([]conntrack.Flow{tcpFlow(1), flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22")}, c.there...)...)
+			a.table.SetLocalAddrs(netip.MustParseAddr("198.51.100.1"))
+			table := &listedTable{Table: a.table}
+			a.service.Table = table
+			got, err := a.callFrom(t, c.caller, "conntrack.kill", fmt.Sprintf(`{"all": true, "ssh_connection": %q, "dry_run": true}`, c.session))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.spared != c.spared || got.matched != 2+len(c.there)-c.spared {
+				t.Errorf("spared %d, matched %d; want %d spared", got.spared, got.matched, c.spared)
+			}
+			// One list for the kill, and one for the session.
+			if table.lists > 2 || c.caller == remote && table.lists > 1 {
+				t.Errorf("%d lists", table.lists)
+			}
+		})
+	}
+	// What is not known is no leave.
+	a := newAPI(flowOf(tcp, "192.0.2.8:52100", "198.51.100.1:22"))
+	a.table.SetLocalAddrs(netip.MustParseAddr("198.51.100.1"))
+	a.service.Table = &listedTable{Table: a.table, fail: 2}
+	if r, err := a.callFrom(t, here, "conntrack.kill", fmt.Sprintf(`{"all": true, "ssh_connection": %q}`, named)); err == nil || a.table.Writes() != 0 {
+		t.Errorf("%+v, %d writes", r, a.table.Writes())
+	}
+}
+
+// TestStaleSessionBlock: what a block spares goes by the same.
+func TestStaleSessionBlock(t *testing.T) {
+	for there, want := range map[bool]string{false: "[192.0.2.7 192.0.2.8]", true: "[192.0.2.7]"} {
+		flows := append(tcpFlows(1), flowOf(conntrack.TCP, "192.0.2.8:52100", "198.51.100.1:22"))
+		if there {
+			flows = append(flows, flowOf(conntrack.TCP, "192.0.2.7:52100", "198.51.100.1:22"))
+		}
+		a, c := newCutAPI(flows...)
+		a.table.SetLocalAddrs(netip.MustParseAddr("198.51.100.1"))
+		if _, err := a.callFrom(t, Caller{Here: true}, "conntrack.kill", `{"flows": [1], "block": "1m", "ssh_connection": "192.0.2.7 52100 198.51.100.1 22"}`); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, pair := range c.options.Spare {
+			got = append(got, pair.Src.String())
+		}
+		if got = slices.Compact(got); fmt.Sprint(got) != want {
+			t.Errorf("there %v: spares %v, want %s", there, got, want)
+		}
+	}
+}
+
+// listedTable counts how often it is listed, and fails the one of that number.
+type listedTable struct {
+	Table
+	lists, fail int
+}
+
+func (t *listedTable) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
+	if t.lists++; t.lists == t.fail {
+		return func(yield func(conntrack.Flow, error) bool) { yield(conntrack.Flow{}, unix.EMFILE) }
+	}
+	return t.Table.Flows(ctx, f, opts...)
 }
 
 // TestSparingAsks: the router's addresses are asked for once, where a flow needs it alone, and where

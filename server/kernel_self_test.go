@@ -60,6 +60,9 @@ func TestKernelSparesCaller(t *testing.T) {
 		client, server := c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()
 		return fmt.Sprint(client.Addr(), " ", client.Port(), " ", server.Addr(), " ", server.Port())
 	}
+	ended := dial(tp.Client, netip.AddrPortFrom(gate, 22).String())
+	stale := named(ended) // its entry remains for a while
+	_ = ended.Close()
 	for _, c := range []struct {
 		name, address string
 		from          *conntracktest.NS
@@ -72,6 +75,8 @@ func TestKernelSparesCaller(t *testing.T) {
 		{"with its session", netip.AddrPortFrom(gate, 8420).String(), tp.Client, wire.KillParams{Sparing: wire.Sparing{SSHConnection: named(session)}}, 2},
 		{"from the router", "127.0.0.1:8420", tp.Router, wire.KillParams{}, 3},
 		{"from the router, with its session", "127.0.0.1:8420", tp.Router, wire.KillParams{Sparing: wire.Sparing{SSHConnection: named(session)}}, 2},
+		{"from the router, with one that has ended", "127.0.0.1:8420", tp.Router, wire.KillParams{Sparing: wire.Sparing{SSHConnection: stale}}, 3},
+		{"with one that has ended", netip.AddrPortFrom(gate, 8420).String(), tp.Client, wire.KillParams{Sparing: wire.Sparing{SSHConnection: stale}}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// What was killed before comes back with the next packet.

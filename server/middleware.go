@@ -56,6 +56,9 @@ func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog
 			slog.String("methods", strings.Join(log.Methods, " ")),
 			slog.Int("calls", log.Calls))
 	}
+	if log.Changed > 0 {
+		attrs = append(attrs, slog.Int("changed", log.Changed))
+	}
 	if log.Reason != "" {
 		attrs = append(attrs, slog.String("reason", log.Reason))
 	}

@@ -95,7 +95,15 @@ func TestRequestLog(t *testing.T) {
 		},
 		{
 			"reason", "application/json", `{"jsonrpc":"2.0","id":1,"method":"conntrack.kill","params":{"filter":"src=10.99.0.1","reason":"ticket 4711"}}`,
-			map[string]any{"methods": "conntrack.kill", "reason": "ticket 4711", "failed": nil},
+			map[string]any{"methods": "conntrack.kill", "reason": "ticket 4711", "failed": nil, "changed": nil},
+		},
+		{
+			"a dry run", "application/json", `{"jsonrpc":"2.0","id":1,"method":"conntrack.kill","params":{"all":true,"dry_run":true}}`,
+			map[string]any{"methods": "conntrack.kill", "changed": nil},
+		},
+		{
+			"changes", "application/json", `[{"jsonrpc":"2.0","id":1,"method":"conntrack.modify","params":{"all":true,"set":{"mark":9}}},{"jsonrpc":"2.0","id":2,"method":"conntrack.kill","params":{"all":true}}]`,
+			map[string]any{"methods": "conntrack.modify conntrack.kill", "changed": 2.0},
 		},
 		{"malformed", "application/json", `{`, map[string]any{"code": "parse_error", "failed": 1.0, "methods": nil, "protocol": nil}},
 		{"no protocol", "text/plain", `x`, map[string]any{"status": 415.0, "code": "unsupported"}},

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ctd/conntrack"
+	"ctd/conntrack/conntracktest"
 	"ctd/rpc/wire"
 )
 
@@ -152,5 +153,42 @@ func (s *statuses) WriteHeader(status int) {
 	s.all = append(s.all, status)
 	if status >= http.StatusOK { // the recorder takes the first one for the last
 		s.ResponseRecorder.WriteHeader(status)
+	}
+}
+
+// leavingTable gives up where its caller has gone.
+type leavingTable struct{ *slowTable }
+
+func (t leavingTable) Kill(ctx context.Context, keys []conntrack.Key) []error {
+	errs := t.slowTable.Kill(ctx, keys)
+	for i := range errs {
+		errs[i] = ctx.Err()
+	}
+	return errs
+}
+
+// TestInterruptedLog: the log says how much a call changed whose caller went before the answer.
+func TestInterruptedLog(t *testing.T) {
+	f := newFixture(t, Config{})
+	f.fake.many = 9000
+	f.Server = New(Config{}, leavingTable{&slowTable{f.fake, 200 * time.Millisecond}}, nil, secret, f.logger)
+	s := httptest.NewServer(f.Handler())
+	defer s.Close()
+	ctx, leave := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer leave()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/rpc",
+		strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"conntrack.kill","params":{"all":true,"max":9000}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", "Bearer "+secret)
+	if resp, err := http.DefaultClient.Do(r); err == nil {
+		resp.Body.Close()
+		t.Fatal("it was answered")
+	}
+	conntracktest.Eventually(t, "the call is logged", func() bool { return len(f.log.events(t, "request")) == 1 })
+	if n, _ := f.log.events(t, "request")[0]["changed"].(float64); n < 2000 || n > 6500 {
+		t.Errorf("logged %v", f.log.events(t, "request"))
 	}
 }

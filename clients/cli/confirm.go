@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -17,9 +18,10 @@ func (s *session) asks(yes, dryRun bool) bool {
 	return !yes && !dryRun && s.g.Output == "table" && terminalWidth(s.o.Stdin) > 0 && terminalWidth(s.o.Stderr) > 0
 }
 
-// ask asks a question that is to be answered with y or yes. Everything else is a no, which ends the
-// command.
+// ask asks a question that is to be answered with y or yes in a line of its own. Everything else is a
+// no, which ends the command. What was typed before the question is shown is no answer to it.
 func (s *session) ask(question string) error {
+	discardInput(s.o.Stdin)
 	fmt.Fprintf(s.o.Stderr, "%s [y/N] ", s.paint(s.o.Stderr).bold(question))
 	answer := make(chan string, 1)
 	go func() { // a read from a terminal can't be interrupted
@@ -32,7 +34,8 @@ func (s *session) ask(question string) error {
 		return s.ctx.Err()
 	case line := <-answer:
 		if !strings.HasSuffix(line, "\n") {
-			fmt.Fprintln(s.o.Stderr) // the end of the input
+			fmt.Fprintln(s.o.Stderr) // the end of the input, whatever stands before it
+			line = ""
 		}
 		switch strings.ToLower(strings.TrimSpace(line)) {
 		case "y", "yes":
@@ -143,6 +146,22 @@ func (s *session) confirmKill(p *wire.KillParams, r *wire.KillResult) (seen int,
 		p.Filter, p.Flows, p.All, p.ExpectCount, p.CreatedBefore = nil, flows, false, nil, nil
 	}
 	return len(flows), false, nil
+}
+
+// grown is what ends a change that was refused because more flows match than a person saw: those that
+// came since. matched is how many there are now.
+func grown(seen, matched int) error {
+	return &wire.Error{
+		Code:    wire.LimitExceeded,
+		Message: fmt.Sprintf("%s came since you were asked about %d; nothing was changed", plural(matched-seen, "flow"), seen),
+		Hint:    "run it again, and see what it would take now",
+	}
+}
+
+// isAboveLimit tells whether a change was refused because it would be too much.
+func isAboveLimit(err error) bool {
+	var e *wire.Error
+	return errors.As(err, &e) && e.Code == wire.LimitExceeded
 }
 
 // killVerb says what a kill does.

@@ -80,14 +80,19 @@ type expectKillCmd struct {
 	DryRun     bool     `help:"Only say what would be deleted."`
 	Max        *int     `placeholder:"N" help:"Delete nothing where more than so many match; the daemon's limit is 1000."`
 	All        bool     `help:"Without a filter: yes, every expectation."`
+	Yes        bool     `short:"y" help:"Don't ask. Without a terminal, and in every form of output but the table, nothing is asked anyway."`
 	Reason     string   `placeholder:"TEXT" help:"For the daemon's log."`
 	FailIfNone bool     `help:"Exit with 1 where nothing matches."`
 }
 
 func (expectKillCmd) Help() string {
-	return `Examples:
+	return `On a terminal it says how many match and asks; --yes, or -y, is for scripts. Those that were counted
+are killed then, and nothing that came in between.
+
+Examples:
 
   ctd expect kill helper=ftp --dry-run
+  ctd expect kill helper=ftp --yes
   ctd expect kill 77`
 }
 
@@ -97,10 +102,8 @@ func (k *expectKillCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	var r wire.ExpectKillResult
-	printed, err := s.call("expect.kill", wire.ExpectKillParams{
-		Filter: filter, Expects: ids, DryRun: k.DryRun, Max: k.Max, All: k.All, Reason: k.Reason,
-	}, &r)
+	p := wire.ExpectKillParams{Filter: filter, Expects: ids, DryRun: k.DryRun, Max: k.Max, All: k.All, Reason: k.Reason}
+	r, printed, err := k.kill(s, p)
 	if err != nil {
 		return err
 	}
@@ -109,14 +112,27 @@ func (k *expectKillCmd) Run(s *session) error {
 			return err
 		}
 	}
+	var refused refusals
 	for _, f := range r.Failed {
 		src, dst := sides(f.Expect.Tuple)
-		s.complain(fmt.Sprintf("%s %s -> %s: %s", protocolCell(f.Expect.Protocol, f.Expect.ProtoNum), src, dst, f.Message), f.Hint)
+		refused.add(fmt.Sprintf("%s %s -> %s", protocolCell(f.Expect.Protocol, f.Expect.ProtoNum), src, dst), f.Message, f.Hint)
 	}
+	s.refused(&refused)
 	if len(r.Failed) > 0 {
-		return statusError(r.Failed[0].Code.Exit())
+		return statusError(refusedExit(r.Failed[0].Code))
 	}
 	return s.matched(k.FailIfNone, r.Matched)
+}
+
+// kill kills, and asks before where that is wanted.
+func (k *expectKillCmd) kill(s *session, p wire.ExpectKillParams) (r wire.ExpectKillResult, printed bool, err error) {
+	if s.asks(k.Yes, k.DryRun) {
+		if none, err := s.confirmExpectKill(&p, &r); none {
+			return r, false, err
+		}
+	}
+	printed, err = s.call("expect.kill", p, &r)
+	return r, printed, err
 }
 
 func (k *expectKillCmd) print(s *session, r *wire.ExpectKillResult) error {
@@ -139,15 +155,28 @@ func (k *expectKillCmd) print(s *session, r *wire.ExpectKillResult) error {
 type expectFlushCmd struct {
 	All    bool `help:"Yes, every expectation."`
 	DryRun bool `help:"Only count what would go."`
+	Yes    bool `short:"y" help:"Don't ask. Without a terminal, and in every form of output but the table, nothing is asked anyway."`
 }
 
 func (expectFlushCmd) Help() string {
-	return `Examples:
+	return `On a terminal it says how many there are and asks; --yes, or -y, is for scripts.
 
-  ctd expect flush --all --dry-run`
+Examples:
+
+  ctd expect flush --all --dry-run
+  ctd expect flush --all --yes`
 }
 
 func (f *expectFlushCmd) Run(s *session) error {
+	if f.All && s.asks(f.Yes, f.DryRun) {
+		none, err := s.confirmExpectFlush(wire.ExpectFlushParams{All: true})
+		if none && err == nil {
+			_, err = fmt.Fprintln(s.out, "deleted 0 expectations")
+		}
+		if none || err != nil {
+			return err
+		}
+	}
 	return s.flush("expect.flush", "expectation", f.All, f.DryRun, wire.ExpectFlushParams{All: f.All, DryRun: f.DryRun})
 }
 

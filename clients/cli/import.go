@@ -74,7 +74,7 @@ func (c *importCmd) Run(s *session) error {
 		return perr
 	}
 	failed := s.failures(sum.Failed)
-	return cmp.Or(err, failed)
+	return cmp.Or(partly(err, sum.Changed), failed)
 }
 
 func readsStdin(files []string) bool {
@@ -87,7 +87,7 @@ func (c *importCmd) send(s *session, parts [][]flowLine, dryRun bool) (sum wire.
 	if err != nil {
 		return sum, nil, err
 	}
-	progress := s.newBar("conntrack.import")
+	progress := s.startBar("conntrack.import", dryRun)
 	defer progress.end()
 	sent, total := 0, 0
 	for _, part := range parts {

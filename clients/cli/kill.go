@@ -56,12 +56,12 @@ same addresses and ports may have the same id; it is told apart by its start alo
 caller's flow has one (-o json) and net.netfilter.nf_conntrack_timestamp is on.
 
 On a terminal it shows what it would kill and asks; --yes, or -y, is for scripts. What was seen is
-killed then, and nothing that came in between: where more than 1000 match, at most as many as were
-counted.
+killed then, and nothing that came in between: where more than 1000 match and others came, nothing.
 
 Your own connection to the daemon and the SSH session that you are in (SSH_CONNECTION) are spared,
 unless you say --include-self. On the router itself, where sudo or a tunnel hides which session is
-yours, all SSH sessions to the router are.
+yours, or the one that SSH_CONNECTION names has ended (tmux, screen), all SSH sessions to the router
+are, on port 22.
 
 Examples:
 
@@ -106,7 +106,7 @@ func (k *killCmd) Run(s *session) error {
 // kill kills, and asks before where that is wanted. What a person has seen in the preview is not in
 // the result again.
 func (s *session) kill(p wire.KillParams, asks bool) (r wire.KillResult, printed bool, err error) {
-	seen := 0
+	seen, asked := 0, p
 	if asks {
 		var done bool
 		if seen, done, err = s.confirmKill(&p, &r); done {
@@ -115,6 +115,12 @@ func (s *session) kill(p wire.KillParams, asks bool) (r wire.KillResult, printed
 		r = wire.KillResult{}
 	}
 	if printed, err = s.call("conntrack.kill", p, &r); err != nil {
+		if asks && seen == 0 && isAboveLimit(err) {
+			asked.DryRun, asked.Reason = true, ""
+			if _, again := s.call("conntrack.kill", asked, &r); again == nil && r.Matched > *p.Max {
+				err = grown(*p.Max, r.Matched)
+			}
+		}
 		return r, printed, err
 	}
 	if asks {

@@ -67,7 +67,7 @@ func (m *modifyCmd) Run(s *session) error {
 // modify modifies, and asks before where that is wanted. Unlike with a kill, the result shows the flows
 // again, as they are now.
 func (s *session) modify(p wire.ModifyParams, what string, asks bool) (r wire.ModifyResult, printed bool, err error) {
-	seen := 0
+	seen, asked := 0, p
 	if asks {
 		var done bool
 		if seen, done, err = s.confirmModify(&p, what, &r); done {
@@ -76,6 +76,12 @@ func (s *session) modify(p wire.ModifyParams, what string, asks bool) (r wire.Mo
 		r = wire.ModifyResult{}
 	}
 	if printed, err = s.call("conntrack.modify", p, &r); err != nil {
+		if asks && seen == 0 && isAboveLimit(err) {
+			asked.DryRun, asked.Reason = true, ""
+			if _, again := s.call("conntrack.modify", asked, &r); again == nil && r.Matched > *p.Max {
+				err = grown(*p.Max, r.Matched)
+			}
+		}
 		return r, printed, err
 	}
 	if !asks {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -127,9 +126,9 @@ func (s *session) call(method string, params, result any) (printed bool, err err
 		return false, err
 	}
 	var raw json.RawMessage
-	s.bar = s.newBar(method)
+	b := s.startBar(method, isDryRun(params))
 	err = c.Call(s.ctx, method, params, &raw)
-	s.bar.end()
+	b.end()
 	if err != nil {
 		return false, err
 	}
@@ -158,21 +157,4 @@ func (s *session) flows(flows []wire.Flow) error {
 		}
 	}
 	return w.close()
-}
-
-// failures reports what the kernel refused of a change to many flows and returns the error that
-// ends the command.
-func (s *session) failures(failed []wire.Failure) error {
-	for _, f := range failed {
-		if f.Flow.Orig == nil { // no single flow's
-			s.complain(f.Message, f.Hint)
-			continue
-		}
-		src, dst := sides(f.Flow.Orig)
-		s.complain(fmt.Sprintf("%s %s -> %s: %s", protocolCell(f.Flow.Protocol, f.Flow.ProtoNum), src, dst, f.Message), f.Hint)
-	}
-	if len(failed) == 0 {
-		return nil
-	}
-	return statusError(failed[0].Code.Exit())
 }

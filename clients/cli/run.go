@@ -80,7 +80,7 @@ type session struct {
 	out *bufio.Writer
 
 	made *ctdclient.Client // by client
-	bar  *bar              // of the call that is under way; nil where there is none to show
+	bar  *bar              // of the last call; nil where it tells nothing
 }
 
 // helpShown is the panic that leaves kong once it has printed a help text.
@@ -219,6 +219,9 @@ func (s *session) exit(err error) int {
 	case err == nil:
 		return int(wire.ExitDone)
 	case s.ctx.Err() != nil:
+		if left := s.bar.leftAt(); left != "" {
+			fmt.Fprintln(s.o.Stderr, left)
+		}
 		return exitInterrupted
 	case errors.Is(err, syscall.EPIPE):
 		return int(wire.ExitDone) // whoever read has read enough
@@ -229,6 +232,9 @@ func (s *session) exit(err error) int {
 		return int(wire.ExitUsage)
 	case errors.As(err, &rpc):
 		s.complain(rpcMessage(rpc), rpc.Hint)
+		if errors.As(err, new(partlyError)) {
+			return int(refusedExit(rpc.Code))
+		}
 		return int(rpc.Code.Exit())
 	}
 	s.complain(err.Error(), "")

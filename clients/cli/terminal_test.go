@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -123,7 +124,8 @@ func newPerson(t *testing.T, flows int) *person {
 				DryRun bool `json:"dry_run"`
 			}
 		}
-		if json.Unmarshal(body, &call) == nil && call.Method != "conntrack.create" && call.Method != "conntrack.list" {
+		if json.Unmarshal(body, &call) == nil && call.Method != "conntrack.create" && call.Method != "conntrack.list" &&
+			call.Method != "expect.create" && call.Method != "expect.list" {
 			p.mu.Lock()
 			p.calls = append(p.calls, strings.TrimPrefix(call.Method, "conntrack.")+map[bool]string{true: "?"}[call.Params.DryRun])
 			p.from = append(p.from, r.RemoteAddr)
@@ -155,6 +157,38 @@ func (p *person) create(i int) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// expect makes n expectations of one master, to the ports from 5000 on that are free.
+func (p *person) expect(n int) {
+	p.t.Helper()
+	master := wire.Flow{
+		Protocol: "tcp", ProtoNum: 6, Timeout: new(uint32(3600)), Helper: "ftp", State: "ESTABLISHED",
+		Orig: &wire.Tuple{Src: "10.0.0.1", Dst: "192.0.2.1", SPort: new(uint16(40000)), DPort: new(uint16(21))},
+	}
+	var refused *wire.Error
+	if _, err := p.client.Create(p.t.Context(), wire.CreateParams{Flow: master}); err != nil && (!errors.As(err, &refused) || refused.Code != wire.AlreadyExists) {
+		p.t.Fatal(err)
+	}
+	for port := uint16(5000 + p.expected()); n > 0; port++ {
+		n--
+		_, err := p.client.ExpectCreate(p.t.Context(), wire.ExpectCreateParams{
+			Master: master, Timeout: 60, Tuple: wire.Tuple{Src: "192.0.2.1", Dst: "10.0.0.1", DPort: &port},
+		})
+		if err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// expected returns how many expectations there are.
+func (p *person) expected() int {
+	p.t.Helper()
+	r, err := p.client.ExpectList(p.t.Context(), wire.ExpectListParams{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return r.Matched
 }
 
 func (p *person) left() int {
@@ -291,9 +325,18 @@ func TestNoQuestion(t *testing.T) {
 		"a refused preview": {nil, []string{"kill", "--all", "--max", "1"}, "kill?"},
 		"a wrong filter":    {nil, []string{"kill", "scr=10.0.0.1"}, "kill?"},
 		"flush, no --all":   {nil, []string{"flush"}, ""},
+
+		"expect kill -y":         {nil, []string{"expect", "kill", "--all", "-y"}, "expect.kill"},
+		"expect kill --dry-run":  {nil, []string{"expect", "kill", "--all", "--dry-run"}, "expect.kill?"},
+		"expect kill -o json":    {nil, []string{"expect", "kill", "--all", "-o", "json"}, "expect.kill"},
+		"expect kill, too many":  {nil, []string{"expect", "kill", "--all", "--max", "1"}, "expect.kill?"},
+		"expect flush -y":        {nil, []string{"expect", "flush", "--all", "-y"}, "expect.flush"},
+		"expect flush, no --all": {nil, []string{"expect", "flush"}, ""},
+		"expect, no terminal":    {func(*person) cli.Options { return cli.Options{} }, []string{"expect", "flush", "--all"}, "expect.flush"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPerson(t, 2)
+			p.expect(2)
 			o := cli.Options{Stdin: p.slave, Stderr: p.slave}
 			if c.o != nil {
 				o = c.o(p)
@@ -316,10 +359,11 @@ func TestConfirmMany(t *testing.T) {
 	// More than a preview holds: no more of them go than were counted.
 	p = newPerson(t, 1002)
 	status, stdout := p.run(func() { p.create(2000); p.typed("y\n") }, "kill", "--all", "--max", "5000")
+	p.called("kill? kill kill?") // the last counts again
 	if status != int(wire.ExitRefused) || stdout != "" || p.left() != 1003 {
 		t.Errorf("status %d, %q, %d left\n%s", status, stdout, p.left(), p.shown())
 	}
-	p.shows("and 982 more\n", "1003 flows match, more than max 1002; nothing was changed")
+	p.shows("and 982 more\n", "1 flow came since you were asked about 1002; nothing was changed", "hint: run it again")
 	if status, stdout := p.run(p.types("y\n"), "kill", "--all", "--max", "5000"); status != 0 || stdout != "killed 1003 flows\n" || p.left() != 0 {
 		t.Errorf("status %d, %q, %d left\n%s", status, stdout, p.left(), p.shown())
 	}
@@ -341,7 +385,7 @@ func TestConfirmModify(t *testing.T) {
 		t.Errorf("%+v, %v, want the two that were seen changed", r, err)
 	}
 	// What can't be changed is said before; where nothing can, there is nothing to ask.
-	if status, _ := p.run(nil, "modify", "--all", "--state", "CLOSE"); status != int(wire.InvalidParams.Exit()) {
+	if status, _ := p.run(nil, "modify", "--all", "--state", "CLOSE"); status != int(wire.ExitRefused) {
 		t.Errorf("status %d", status)
 	}
 	p.called("modify?")
@@ -356,6 +400,70 @@ func TestConfirmFlush(t *testing.T) {
 	if status, stdout := p.run(p.types("y\n"), "flush", "--all"); status != 0 || stdout != "deleted 3 flows\n" || p.left() != 0 {
 		t.Errorf("status %d, %q, %d left", status, stdout, p.left())
 	}
+}
+
+// TestConfirmExpects: expectations are asked about by their number, and those that come in between stay.
+func TestConfirmExpects(t *testing.T) {
+	p := newPerson(t, 0)
+	p.expect(3)
+	for question, args := range map[string][]string{
+		"Kill these 3 expectations? [y/N] ": {"expect", "kill", "helper=ftp"},
+		"Delete 3 expectations? [y/N] ":     {"expect", "flush", "--all"},
+	} {
+		if status, stdout := p.run(p.types("n\n"), args...); status != int(wire.ExitRefused) || stdout != "" || p.expected() != 3 {
+			t.Errorf("%q: status %d, %q, %d left", args, status, stdout, p.expected())
+		}
+		p.shows(question, "nothing was changed\n")
+	}
+	status, stdout := p.run(func() { p.expect(1); p.typed("y\n") }, "expect", "kill", "--all")
+	if status != 0 || !strings.HasSuffix(stdout, "killed 3 expectations\n") || p.expected() != 1 {
+		t.Errorf("status %d, %q, %d left", status, stdout, p.expected())
+	}
+	p.called("expect.kill? expect.kill")
+	if status, stdout := p.run(p.types("y\n"), "expect", "kill", "dport=5003"); status != 0 || p.expected() != 0 {
+		t.Errorf("status %d, %q, %d left", status, stdout, p.expected())
+	}
+	p.shows("Kill this expectation? [y/N] ")
+	p.expect(2)
+	if status, stdout := p.run(p.types("y\n"), "expect", "flush", "--all"); status != 0 || stdout != "deleted 2 expectations\n" || p.expected() != 0 {
+		t.Errorf("status %d, %q, %d left", status, stdout, p.expected())
+	}
+	for _, args := range [][]string{{"expect", "kill", "--all"}, {"expect", "flush", "--all"}} {
+		if status, stdout := p.run(nil, args...); status != 0 || !strings.HasSuffix(stdout, " 0 expectations\n") {
+			t.Errorf("%q: status %d, %q", args, status, stdout)
+		}
+	}
+}
+
+// TestTypedAhead: what was typed before the question was shown is no answer to it.
+func TestTypedAhead(t *testing.T) {
+	p := newPerson(t, 2)
+	p.typed("y\n")
+	p.await("y\n") // it is in the terminal's buffer
+	if status, _ := p.run(p.types("n\n"), "kill", "--all"); status != int(wire.ExitRefused) || p.left() != 2 {
+		t.Errorf("status %d, %d left\n%s", status, p.left(), p.shown())
+	}
+}
+
+// TestAnswerWithoutEnd: a yes counts when its line has ended.
+func TestAnswerWithoutEnd(t *testing.T) {
+	p := newPerson(t, 2)
+	if status, _ := p.run(p.types("y\x04\x04"), "kill", "--all"); status != int(wire.ExitRefused) || p.left() != 2 {
+		t.Errorf("status %d, %d left\n%s", status, p.left(), p.shown())
+	}
+	p.shows("nothing was changed\n")
+}
+
+// TestConfirmMoreModify: flows that came since the preview of a modification are told as such.
+func TestConfirmMoreModify(t *testing.T) {
+	p := newPerson(t, 1001)
+	args := []string{"modify", "--all", "--mark", "7", "--max", "5000"}
+	status, stdout := p.run(func() { p.create(2000); p.create(2001); p.typed("y\n") }, args...)
+	if status != int(wire.ExitRefused) || stdout != "" {
+		t.Errorf("status %d, %q", status, stdout)
+	}
+	p.called("modify? modify modify?")
+	p.shows("2 flows came since you were asked about 1001; nothing was changed", "hint: run it again")
 }
 
 // TestConfirmInterrupted: Ctrl-C ends the question.
@@ -427,7 +535,7 @@ func TestProgressBar(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 	term.await("\r\x1b[K")
-	if want := "\rkilled 4000 of 4000 [" + strings.Repeat("#", 40) + "]\x1b[K" + "\r\x1b[K"; term.shown() != want {
+	if want := "\rdone 4000 of 4000 [" + strings.Repeat("#", 40) + "]\x1b[K" + "\r\x1b[K"; term.shown() != want {
 		t.Errorf("shown %q, want %q", term.shown(), want)
 	}
 	if stdout.String() != "killed 4000 flows\n" {
@@ -439,5 +547,76 @@ func TestProgressBar(t *testing.T) {
 	cli.Run(t.Context(), []string{"kill", "--all", "--server", s.URL}, cli.Options{Stderr: &stderr, Getenv: getenv})
 	if time.Since(began) > time.Second || stderr.Len() > 0 {
 		t.Errorf("after %v: %q", time.Since(began), &stderr)
+	}
+}
+
+// TestPartlyRefused: a change that takes some flows and is refused by others doesn't look like one that
+// was mistyped.
+func TestPartlyRefused(t *testing.T) {
+	p := newPerson(t, 9)
+	p.expect(0) // makes a TCP flow
+	status, stdout := p.run(nil, "modify", "--all", "--state", "CLOSE", "-y")
+	if status != int(wire.ExitRefused) || !strings.HasSuffix(stdout, "modified 1 flow\n") {
+		t.Errorf("status %d, %q", status, stdout)
+	}
+	p.shows("ctd: and 4 more\nhint: narrow the filter to proto=tcp\n")
+	if n := strings.Count(p.shown(), "\n"); n != 7 {
+		t.Errorf("%d lines:\n%s", n, p.shown())
+	}
+}
+
+// TestInterruptedChange: Ctrl-C ends a change, and the command says how far it was at least.
+func TestInterruptedChange(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		terminal bool
+		term     string
+		progress bool
+		args     []string
+		want     string
+	}{
+		{"kill", true, "", true, []string{"kill", "--all", "-y"}, "interrupted: at least 71808 of 120000 flows were done\n"},
+		{"no bar", true, "dumb", true, []string{"modify", "--all", "--mark", "1", "-y"}, "interrupted: at least 71808 of 120000 flows were done\n"},
+		{"nothing told", true, "", false, []string{"kill", "--all", "-y"}, "interrupted: some flows may have been killed\n"},
+		{"no terminal", false, "", true, []string{"modify", "--all", "--mark", "1"}, "interrupted: some flows may have been modified\n"},
+		{"a preview", true, "", true, []string{"kill", "--all"}, ""},
+		{"a list", true, "", true, []string{"count", "--by", "src"}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			told := make(chan struct{})
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if c.progress && r.Header.Get(wire.ProgressHeader) != "" {
+					w.Header().Set(wire.ProgressHeader, wire.Progress{Done: 71808, Total: 120000}.String())
+					w.WriteHeader(http.StatusProcessing)
+				}
+				close(told)
+				<-r.Context().Done()
+			}))
+			defer s.Close()
+			o := cli.Options{Getenv: func(name string) string { return map[string]string{"NO_COLOR": "1", "TERM": c.term}[name] }}
+			var stderr bytes.Buffer
+			o.Stderr = &stderr
+			term := newTerminal(t)
+			if c.terminal {
+				o.Stdin, o.Stderr = term.slave, term.slave
+			}
+			go func() {
+				<-told
+				time.Sleep(100 * time.Millisecond)
+				cancel()
+			}()
+			if status := cli.Run(ctx, append(c.args, "--server", s.URL), o); status != 130 {
+				t.Errorf("status %d", status)
+			}
+			if c.terminal && c.want != "" {
+				term.await("\n")
+			}
+			if got := stderr.String() + term.shown(); got != c.want {
+				t.Errorf("said %q, want %q", got, c.want)
+			}
+		})
 	}
 }

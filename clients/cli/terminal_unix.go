@@ -8,6 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// discardInput discards what was typed at the terminal that r reads and not read yet; where it is none
+// it does nothing.
+func discardInput(r any) {
+	if f, ok := r.(*os.File); ok && terminalWidth(f) > 0 {
+		flushInput(int(f.Fd()))
+	}
+}
+
 // terminalWidth returns the columns of the terminal that w writes to, 0 where it is none.
 func terminalWidth(w any) int {
 	f, ok := w.(*os.File)

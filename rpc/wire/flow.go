@@ -165,7 +165,7 @@ type Cutting struct {
 // Sparing says what is the caller's own, which a change spares.
 type Sparing struct {
 	IncludeSelf   bool   `json:"include_self,omitempty" doc:"also the caller's own connection to the daemon and the SSH session that it comes from, which are spared otherwise"`
-	SSHConnection string `json:"ssh_connection,omitempty" doc:"the SSH session that the caller runs in, as SSH_CONNECTION there names it: client address and port, server address and port; where a caller on the daemon's own machine names none that ends there, every SSH session to the router is spared (port 22)"`
+	SSHConnection string `json:"ssh_connection,omitempty" doc:"the SSH session that the caller runs in, as SSH_CONNECTION there names it: client address and port, server address and port; where a caller on the daemon's own machine names none that ends there and is in the table still, every SSH session to the router is spared (port 22)"`
 }
 
 // KillParams are the parameters of conntrack.kill.
