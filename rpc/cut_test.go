@@ -293,13 +293,24 @@ func TestBlockSpares(t *testing.T) {
 		Proto: conntrack.TCP, Src: netip.MustParseAddr("10.0.0.5"), Dst: netip.MustParseAddr("10.0.0.254"), SrcPort: 5555, DstPort: sshPort,
 	}
 	session.Reply = session.Orig.Inverse()
-	a, c := newCutAPI(append(tcpFlows(2), session)...)
+	// The caller's connection came to another address, which the router translated.
+	forwarded := tcpFlow(8)
+	forwarded.Orig = conntrack.Tuple{
+		Proto: conntrack.TCP, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("198.51.100.1"), SrcPort: 4000, DstPort: 9420,
+	}
+	forwarded.Reply = conntrack.Tuple{
+		Proto: conntrack.TCP, Src: session.Orig.Dst, Dst: forwarded.Orig.Src, SrcPort: 8420, DstPort: 4000,
+	}
+	a, c := newCutAPI(append(tcpFlows(2), session, forwarded)...)
 	a.table.SetLocalAddrs(session.Orig.Dst)
 	me := Caller{Remote: netip.MustParseAddrPort("10.0.0.1:4000"), Local: netip.MustParseAddrPort("10.0.0.254:8420")}
 	for i, here := range []bool{false, true} {
 		me.Here = here
 		ctx := WithCaller(WithPrincipal(t.Context(), caller{wire.RoleOperator}), me)
-		want := []cut.Pair{{Src: me.Remote.Addr(), Dst: me.Local.Addr()}}
+		want := []cut.Pair{
+			{Src: me.Remote.Addr(), Dst: me.Local.Addr()},
+			{Src: forwarded.Orig.Src, Dst: forwarded.Orig.Dst},
+		}
 		if here {
 			want = append(want, cut.Pair{Src: session.Orig.Src, Dst: session.Orig.Dst})
 		}

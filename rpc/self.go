@@ -141,32 +141,35 @@ func isOver(f *conntrack.Flow) bool {
 	return state != "" && state != "ESTABLISHED"
 }
 
-// pairs returns the addresses between which the caller's own connections are.
+// pairs returns the addresses between which the caller's own connections are: as its sockets have
+// them, and as the router met their first packets, before it translated them.
 func (s *self) pairs(ctx context.Context, t Table) ([]cut.Pair, error) {
 	if s == nil {
 		return nil, nil
 	}
 	var pairs []cut.Pair
+	var own []string // filters
 	for _, e := range s.own {
 		pairs = append(pairs, cut.Pair{Src: e.remote.Addr(), Dst: e.local.Addr()})
+		own = append(own, fmt.Sprintf("proto=tcp addr=%s port=%d", e.remote.Addr(), e.remote.Port()))
 	}
-	if !s.guess {
-		return pairs, nil
+	if s.guess {
+		own = append(own, fmt.Sprintf("proto=tcp port=%d", sshPort))
 	}
-	sessions, err := conntrack.ParseFilter(fmt.Sprintf("proto=tcp port=%d", sshPort))
-	if err != nil {
-		return nil, err
-	}
-	for f, err := range t.Flows(ctx, sessions) {
+	for _, text := range own {
+		filter, err := conntrack.ParseFilter(text)
 		if err != nil {
 			return nil, err
 		}
-		own, err := s.has(ctx, t, &f)
-		if err != nil {
-			return nil, err
-		}
-		if own {
-			pairs = append(pairs, cut.Pair{Src: f.Orig.Src, Dst: f.Orig.Dst})
+		for f, err := range t.Flows(ctx, filter) {
+			if err != nil {
+				return nil, err
+			}
+			if own, err := s.has(ctx, t, &f); err != nil {
+				return nil, err
+			} else if own {
+				pairs = append(pairs, cut.Pair{Src: f.Orig.Src, Dst: f.Orig.Dst})
+			}
 		}
 	}
 	return pairs, nil
