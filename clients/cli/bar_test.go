@@ -24,3 +24,15 @@ func TestBarLine(t *testing.T) {
 		}
 	}
 }
+
+func TestImportBar(t *testing.T) {
+	for dryRun, want := range map[bool]string{false: "imported 1 of 2", true: "checked 1 of 2"} {
+		b := &bar{did: progressVerbs["conntrack.import"], width: 20}
+		if got := importBar(b, dryRun).line(1, 2); got != want {
+			t.Errorf("dry run %v: %q, want %q", dryRun, got, want)
+		}
+	}
+	if importBar(nil, true) != nil {
+		t.Error("a bar where there is no terminal")
+	}
+}
