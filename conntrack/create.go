@@ -217,10 +217,13 @@ func (f *Flow) withTCPFlags() *Flow {
 // appendNAT appends what translates the inverse of the original direction to the reply's.
 func appendNAT(b []byte, f *Flow, inverse *Tuple) []byte {
 	r := &f.Reply
-	if r.Dst != inverse.Dst || dstID(r) != dstID(inverse) {
+	destination := r.Src != inverse.Src || r.SrcPort != inverse.SrcPort
+	// The source is given with the destination even if it stays: the kernel would choose another
+	// port rather than say that the tuple is taken.
+	if destination || r.Dst != inverse.Dst || dstID(r) != dstID(inverse) {
 		b = appendNATRange(b, ctaNATSrc, r.Proto, r.Dst, dstID(r))
 	}
-	if r.Src != inverse.Src || r.SrcPort != inverse.SrcPort {
+	if destination {
 		b = appendNATRange(b, ctaNATDst, r.Proto, r.Src, r.SrcPort)
 	}
 	return b

@@ -94,6 +94,7 @@ func TestKernelImportConflicts(t *testing.T) {
 			return f
 		}
 		marked := func(f conntrack.Flow, mark uint32) conntrack.Flow { f.Mark = mark; return f }
+		straight := func(f conntrack.Flow) conntrack.Flow { f.Reply = f.Orig.Inverse(); return f }
 		related := flowTo(v6, 50)
 		related.Master = flowTo(v6, 51).Orig
 		const skip, replace, fail = conntrack.OnConflictSkip, conntrack.OnConflictReplace, conntrack.OnConflictFail
@@ -113,13 +114,14 @@ func TestKernelImportConflicts(t *testing.T) {
 			{"skip the translation of another", []conntrack.Flow{translated(1, 4000)}, []conntrack.Flow{marked(translated(2, 4000), 5)}, skip, []conntrack.Outcome{skipped}, nil, []uint32{0}},
 			{"replace two at once", []conntrack.Flow{translated(1, 4000), translated(2, 4001)}, []conntrack.Flow{marked(translated(2, 4000), 5)}, replace, []conntrack.Outcome{replaced}, nil, []uint32{5}},
 			{"fail by the translation", []conntrack.Flow{translated(1, 4000)}, []conntrack.Flow{translated(2, 4000)}, fail, []conntrack.Outcome{none}, conntrack.ErrExists, []uint32{0}},
-			// The kernel gives such a flow another source port, which nobody asked for.
+			// The kernel would give such a flow another source port, which nobody asked for.
 			{"skip what is sent to the same server", []conntrack.Flow{sentTo(1, 5000)}, []conntrack.Flow{marked(sentTo(2, 5000), 5)}, skip, []conntrack.Outcome{skipped}, nil, []uint32{0}},
+			{"skip leaves the original tuple free", []conntrack.Flow{sentTo(1, 5000)}, []conntrack.Flow{sentTo(2, 5000), marked(straight(sentTo(2, 5000)), 5)}, skip, []conntrack.Outcome{skipped, created}, nil, []uint32{0, 5}},
 			{"replace what is sent to the same server", []conntrack.Flow{sentTo(1, 5000)}, []conntrack.Flow{marked(sentTo(2, 5000), 5)}, replace, []conntrack.Outcome{replaced}, nil, []uint32{5}},
 			{"fail by what is sent to the same server", []conntrack.Flow{sentTo(1, 5000)}, []conntrack.Flow{sentTo(2, 5000)}, fail, []conntrack.Outcome{none}, conntrack.ErrExists, []uint32{0}},
 			{"zone of one direction", []conntrack.Flow{zoned(6)}, []conntrack.Flow{marked(zoned(6), 5), zoned(7)}, replace, []conntrack.Outcome{replaced, created}, nil, []uint32{0, 5}},
 			{"skip twice the same", nil, []conntrack.Flow{flowTo(v6, 1), marked(flowTo(v6, 1), 5)}, skip, []conntrack.Outcome{created, skipped}, nil, []uint32{0}},
-			{"replace twice the same", nil, []conntrack.Flow{flowTo(v6, 1), marked(flowTo(v6, 1), 5)}, replace, []conntrack.Outcome{created, replaced}, nil, []uint32{5}},
+			{"replace twice the same", nil, []conntrack.Flow{flowTo(v6, 1), marked(flowTo(v6, 1), 5)}, replace, []conntrack.Outcome{skipped, created}, nil, []uint32{5}},
 			{"fail twice the same", nil, []conntrack.Flow{flowTo(v6, 1), flowTo(v6, 1)}, fail, []conntrack.Outcome{none, none}, conntrack.ErrExists, nil},
 			{"another timeout is the same", []conntrack.Flow{flowTo(v6, 1)}, []conntrack.Flow{func() conntrack.Flow { f := flowTo(v6, 1); f.Timeout = time.Hour; return f }()}, replace, []conntrack.Outcome{skipped}, nil, []uint32{0}},
 			{"without the master", nil, []conntrack.Flow{marked(related, 5)}, skip, []conntrack.Outcome{created}, nil, []uint32{5}},

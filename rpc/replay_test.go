@@ -222,8 +222,13 @@ func TestImport(t *testing.T) {
 	check(list(flow(1, 60, 7), flow(3, 9, 0))+`, "on_conflict": "skip"`, wire.ImportResult{Skipped: 2})
 	check(list(flow(4, 60, 7))+`, "on_conflict": "fail"`, wire.ImportResult{Created: 1})
 	check(`"flows": []`, wire.ImportResult{})
+	twice := list(flow(5, 60, 1), flow(5, 60, 2)) + `, "on_conflict": "replace"`
+	check(twice+`, "dry_run": true`, wire.ImportResult{Created: 1, Skipped: 1})
+	check(twice, wire.ImportResult{Created: 1, Skipped: 1})
+	check(twice, wire.ImportResult{Skipped: 2})
+	check(list(flow(5, 60, 2))+`, "on_conflict": "replace"`, wire.ImportResult{Skipped: 1})
 	master := `"master": {"protocol": "udp", "src": "10.9.9.9", "dst": "192.0.2.1", "sport": 1, "dport": 1}, "timeout"`
-	check(list(strings.Replace(flow(5, 60, 0), `"timeout"`, master, 1)), wire.ImportResult{Created: 1, Orphans: 1})
+	check(list(strings.Replace(flow(6, 60, 0), `"timeout"`, master, 1)), wire.ImportResult{Created: 1, Orphans: 1})
 
 	for params, want := range map[string]struct {
 		code wire.Code

@@ -58,6 +58,8 @@ func TestScripts(t *testing.T) {
 			many.SetFlows(ctdclienttest.Many(5000))
 			offloaded := ctdclienttest.New(t)
 			offloaded.SetFlows(ctdclienttest.Offloaded())
+			untracked := ctdclienttest.New(t)
+			untracked.Untracked()
 			socket := ctdclienttest.NewUnix(t, filepath.Join(t.TempDir(), "ctd.sock"))
 			testscript.Run(t, testscript.Params{
 				Files:               []string{file},
@@ -68,6 +70,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("GUARDED", guarded.URL)
 					env.Setenv("MANY", many.URL)
 					env.Setenv("OFFLOADED", offloaded.URL)
+					env.Setenv("UNTRACKED", untracked.URL)
 					env.Setenv("SOCKET", socket.URL)
 					env.Setenv("GORACE", noExitSleep)
 					return nil

@@ -3,13 +3,13 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
-	"slices"
 
 	"ctd/rpc/wire"
 )
@@ -33,20 +33,19 @@ type flowPlace struct {
 	zone            uint16
 }
 
-// readFlows reads the flows of files; none, or "-", is standard input. own says whether any of them
-// doesn't come from a daemon's export, which has checked its flows.
-func (s *session) readFlows(files []string) (flows []flowLine, own bool, err error) {
+// readFlows reads the flows of files; none, or "-", is standard input.
+func (s *session) readFlows(files []string) ([]flowLine, error) {
 	if len(files) == 0 {
 		files = []string{"-"}
 	}
 	r := flowReader{left: maxImportText}
 	for _, name := range files {
 		if err := r.file(s, name); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 	}
 	if len(r.lines) == 0 && !r.whole {
-		return nil, false, &usageError{
+		return nil, &usageError{
 			message: "import: there is no flow to read, nor the head and end of an empty export",
 			hint:    "see what the command before says: an export that fails at once prints nothing",
 		}
@@ -54,7 +53,7 @@ func (s *session) readFlows(files []string) (flows []flowLine, own bool, err err
 	if r.leftOut > 0 {
 		s.complain(fmt.Sprintf("the export left out %s that can't be made again", plural(r.leftOut, "flow")), "")
 	}
-	return r.lines, r.own, nil
+	return r.lines, nil
 }
 
 // flowReader reads lines of flows. Those between the head of an export and its end are counted.
@@ -63,7 +62,6 @@ type flowReader struct {
 	left    int // how much may still be read
 	leftOut int
 	whole   bool // an export has ended
-	own     bool // there are flows outside of exports
 
 	name  string // of the file
 	head  string // where the export began that has not ended; empty where there is none
@@ -81,7 +79,11 @@ func (r *flowReader) file(s *session, name string) error {
 		defer f.Close()
 		in, r.name = f, name+", "
 	}
-	lines := bufio.NewScanner(in)
+	text := bufio.NewReader(in)
+	if err := skipMark(text, cmp.Or(name, "-")); err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(text)
 	lines.Buffer(make([]byte, 0, 64<<10), maxFlowText)
 	n := 0
 	for lines.Scan() {
@@ -97,7 +99,7 @@ func (r *flowReader) file(s *session, name string) error {
 		}
 	}
 	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return usagef("%sline %d: longer than %d bytes", r.name, n+1, maxFlowText)
+		return &usageError{message: fmt.Sprintf("%sline %d: longer than %d bytes; nothing was done", r.name, n+1, maxFlowText), hint: oneALine}
 	} else if err != nil {
 		return fmt.Errorf("read flows: %w", err)
 	}
@@ -115,15 +117,17 @@ func (r *flowReader) line(text []byte, place string) error {
 		return nil
 	}
 	var f wire.Flow
-	if !plainFlow(text, &f) {
+	if !plainNames(text) || !plainFlow(text, &f) {
 		tree, err := oneObject(text)
 		if err != nil {
 			return &usageError{message: place + ": " + err.Error(), hint: "want a flow in JSON on each line; nothing was done"}
 		}
 		switch {
+		case tree["flows"] != nil && tree["ctd_export"] == nil:
+			return &usageError{message: place + ": flows in one piece, as -o json prints them; nothing was done", hint: oneALine}
 		case tree["ctd_export"] != nil:
 			return r.begin(tree, place)
-		case tree["exported"] != nil && tree["flows"] == nil:
+		case tree["exported"] != nil:
 			return r.end(tree, place)
 		}
 		if err := wire.Decode(tree, &f, true); err != nil {
@@ -137,9 +141,11 @@ func (r *flowReader) line(text []byte, place string) error {
 	line.places(&f)
 	r.lines = append(r.lines, line)
 	r.since++
-	r.own = r.own || r.head == ""
 	return nil
 }
+
+// oneALine says how to have flows in lines.
+const oneALine = "want a flow in JSON on each line: export without -o json, or list with -o jsonl"
 
 // plainFlow reads a flow whose members are as the daemon writes them; it is twice as fast as the
 // decoder that takes all that the daemon takes and says what is wrong.
@@ -152,20 +158,6 @@ func plainFlow(text []byte, f *wire.Flow) bool {
 	}
 	_, err := d.Token()
 	return errors.Is(err, io.EOF)
-}
-
-// oneObject reads a line that holds one JSON object.
-func oneObject(text []byte) (map[string]any, error) {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	var tree map[string]any
-	if err := d.Decode(&tree); err != nil || tree == nil {
-		return nil, errors.New("no JSON object, or not a whole one")
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the JSON object")
-	}
-	return tree, nil
 }
 
 func badLine(place string, err error) error {
@@ -185,7 +177,10 @@ func (r *flowReader) begin(tree map[string]any, place string) error {
 	case head.Format != exportFormat:
 		return &usageError{message: fmt.Sprintf("%s: an export of format %d; this ctd reads %d", place, head.Format, exportFormat)}
 	case r.head != "":
-		return usagef("%s: an export begins, but that of %s has not ended: it broke off; nothing was done", place, r.head)
+		return &usageError{
+			message: fmt.Sprintf("%s: an export begins, but that of %s has not ended: it broke off; nothing was done", place, r.head),
+			hint:    "export again; to import what there is of it, take its first line away",
+		}
 	}
 	r.head, r.since = place, 0
 	return nil
@@ -198,7 +193,10 @@ func (r *flowReader) end(tree map[string]any, place string) error {
 	}
 	switch {
 	case r.head == "":
-		return usagef("%s: an export ends whose beginning isn't there; nothing was done", place)
+		return &usageError{
+			message: fmt.Sprintf("%s: an export ends whose beginning isn't there; nothing was done", place),
+			hint:    "export again; to import what there is of it, take its last line away",
+		}
 	case *end.Exported != r.since:
 		return &usageError{
 			message: fmt.Sprintf("%s: the export had %d flows and %d are here; nothing was done", place, *end.Exported, r.since),
@@ -255,57 +253,4 @@ func canonical(addr string) string {
 		return a.Unmap().String()
 	}
 	return addr
-}
-
-// maxMasters bounds how far up the masters of masters are looked at.
-const maxMasters = 16
-
-// mastersFirst brings masters before the flows that are related to them: these may be in a later
-// call.
-func mastersFirst(lines []flowLine) {
-	at := make(map[flowPlace]int, len(lines))
-	for i := range lines {
-		at[lines[i].orig] = i
-	}
-	depth := func(l *flowLine) int {
-		n := 0
-		for l.master != (flowPlace{}) && n < maxMasters {
-			i, ok := at[l.master]
-			if !ok {
-				break
-			}
-			l, n = &lines[i], n+1
-		}
-		return n
-	}
-	type ordered struct {
-		line  flowLine
-		depth int
-	}
-	order := make([]ordered, len(lines))
-	for i := range lines {
-		order[i] = ordered{lines[i], depth(&lines[i])}
-	}
-	slices.SortStableFunc(order, func(a, b ordered) int { return a.depth - b.depth })
-	for i := range order {
-		lines[i] = order[i].line
-	}
-}
-
-// refuseTwice refuses flows of which two can't be there at once: the daemon sees one call at a time.
-func refuseTwice(lines []flowLine) error {
-	at := make(map[flowPlace]int, 2*len(lines))
-	for i := range lines {
-		for _, p := range []flowPlace{lines[i].orig, lines[i].reply} {
-			if first, taken := at[p]; taken && first != i {
-				return &wire.Error{
-					Code:    wire.AlreadyExists,
-					Message: fmt.Sprintf("%s has a tuple of %s; nothing was created", lines[i].place, lines[first].place),
-					Hint:    "take one of them away, or import with --on-conflict skip or replace",
-				}
-			}
-			at[p] = i
-		}
-	}
-	return nil
 }

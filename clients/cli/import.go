@@ -12,12 +12,6 @@ import (
 	"ctd/rpc/wire"
 )
 
-const (
-	// partSize is how many flows are sent in one call, and partBytes how long they may be together.
-	partSize  = 1000
-	partBytes = 4 << 20
-)
-
 type importCmd struct {
 	File       []string `arg:"" optional:"" help:"Files of flows, one a line; - or none is standard input."`
 	OnConflict string   `default:"skip" enum:"skip,replace,fail" placeholder:"WHAT" help:"Where a flow is there already: skip it, replace it where it differs, or fail and create none at all."`
@@ -29,8 +23,8 @@ type importCmd struct {
 func (importCmd) Help() string {
 	return `Reads what ctd export prints, or the lines of ctd list -o jsonl, or lines of one's own. Empty
 lines and those that begin with # are passed over. Everything is read before the first flow is made,
-and what isn't an export, or may fail by a conflict, is tried before. The same flows again change
-nothing.
+and where one call to the daemon doesn't take all of them, all are tried before. The same flows again
+change nothing.
 
 Examples:
 
@@ -43,7 +37,7 @@ func (c *importCmd) Run(s *session) error {
 	if err := s.only("table", "json", "jsonl"); err != nil {
 		return err
 	}
-	lines, own, err := s.readFlows(c.File)
+	lines, err := s.readFlows(c.File)
 	if err != nil {
 		return err
 	}
@@ -52,7 +46,6 @@ func (c *importCmd) Run(s *session) error {
 			return err
 		}
 	}
-	mastersFirst(lines)
 	parts := split(lines)
 	if c.OnConflict == "replace" && !readsStdin(c.File) && s.asks(c.Yes, c.DryRun) {
 		if err := s.ask(fmt.Sprintf("Import %s and replace those that are there and differ?", plural(len(lines), "flow"))); err != nil {
@@ -60,8 +53,8 @@ func (c *importCmd) Run(s *session) error {
 		}
 	}
 	// A later call may hold a flow that can't be meant, which the daemon refuses, or be the one that
-	// fails by a conflict. Nothing is made before that is known.
-	if !c.DryRun && len(parts) > 1 && (own || c.OnConflict == "fail") {
+	// fails by a conflict. Nothing is made before that is known. An export may have been edited.
+	if !c.DryRun && len(parts) > 1 {
 		if _, _, err := c.send(s, parts, true); err != nil {
 			return err
 		}
@@ -74,7 +67,28 @@ func (c *importCmd) Run(s *session) error {
 		return perr
 	}
 	failed := s.failures(sum.Failed)
+	if sum.Changed {
+		s.warnUntracked()
+	}
 	return cmp.Or(partly(err, sum.Changed), failed)
+}
+
+// warnUntracked says so where the daemon finds no rule that makes the kernel track connections: what
+// was made then waits for packets in vain.
+func (s *session) warnUntracked() {
+	client, err := s.client()
+	if err != nil {
+		return
+	}
+	var found wire.DoctorResult
+	if client.Call(s.ctx, "server.doctor", wire.Empty{}, &found) != nil {
+		return // the flows are made, which is what was asked for
+	}
+	for _, f := range found.Findings {
+		if f.Check == "active" && f.Mend != "" {
+			s.complain("the flows may be of no use: "+f.Message, "load the router's rules; see ctd doctor")
+		}
+	}
 }
 
 func readsStdin(files []string) bool {
@@ -126,8 +140,12 @@ func (c *importCmd) send(s *session, parts [][]flowLine, dryRun bool) (sum wire.
 	return sum, raw, nil
 }
 
-// flowIndex is how the daemon names a flow of a part.
-var flowIndex = regexp.MustCompile(`flows\[(\d+)\][.:]?\s?`)
+var (
+	// flowIndex is how the daemon names a flow of a part.
+	flowIndex = regexp.MustCompile(`flows\[(\d+)\][.:]?\s?`)
+	// flowMember is how it names a member that it doesn't know, but this ctd does.
+	flowMember = regexp.MustCompile(`unknown parameter "flows\[(\d+)\]\.([^"]*)" of conntrack\.import`)
+)
 
 // importFailed names the line that the daemon refused, and what was made before.
 func importFailed(err error, part []flowLine, before *wire.ImportResult) error {
@@ -136,6 +154,7 @@ func importFailed(err error, part []flowLine, before *wire.ImportResult) error {
 		return err
 	}
 	e := *we
+	e.Message = flowMember.ReplaceAllString(e.Message, `flows[$1]: the daemon knows no member "$2"`)
 	if m := flowIndex.FindStringSubmatchIndex(e.Message); m != nil {
 		i, _ := strconv.Atoi(e.Message[m[2]:m[3]])
 		if i < len(part) {
@@ -174,18 +193,4 @@ func (c *importCmd) print(s *session, sum wire.ImportResult, raw json.RawMessage
 	}
 	_, err := fmt.Fprintln(s.out, text)
 	return err
-}
-
-// split cuts lines into what one call takes.
-func split(lines []flowLine) [][]flowLine {
-	parts := [][]flowLine{}
-	start, size := 0, 0
-	for i := range lines {
-		if i-start == partSize || i > start && size+len(lines[i].raw) > partBytes {
-			parts = append(parts, lines[start:i])
-			start, size = i, 0
-		}
-		size += len(lines[i].raw)
-	}
-	return append(parts, lines[start:])
 }

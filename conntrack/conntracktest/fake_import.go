@@ -32,9 +32,12 @@ func (t *Fake) importInto(ctx context.Context, into *Fake, flows []conntrack.Flo
 	if on == conntrack.OnConflictFail && into.refuse(flows, results) {
 		return results
 	}
+	if on == conntrack.OnConflictReplace {
+		leaveLast(flows, results)
+	}
 	for _, related := range []bool{false, true} { // masters come first
 		for i := range flows {
-			if flows[i].Master.IsZero() == related {
+			if flows[i].Master.IsZero() == related || results[i].Outcome == conntrack.OutcomeSkipped {
 				continue
 			}
 			r := &results[i]
@@ -47,6 +50,16 @@ func (t *Fake) importInto(ctx context.Context, into *Fake, flows []conntrack.Flo
 		}
 	}
 	return results
+}
+
+// leaveLast skips the flows that a later one replaces.
+func leaveLast(flows []conntrack.Flow, results []conntrack.Imported) {
+	last := &Fake{}
+	for i, f := range slices.Backward(flows) {
+		if _, err := last.create(f); errors.Is(err, conntrack.ErrExists) {
+			results[i].Outcome = conntrack.OutcomeSkipped
+		}
+	}
 }
 
 // refuse marks the flows whose tuples are taken, and tells whether there are any.

@@ -86,6 +86,15 @@ func (s *Server) SetFlows(flows []wire.Flow) {
 	s.flows = flows
 }
 
+// Untracked makes server.doctor find that nothing tracks connections.
+func (s *Server) Untracked() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doctor.Findings = append(s.doctor.Findings, wire.Finding{
+		Check: "active", Severity: "info", Message: "no rule in this namespace makes the kernel track connections", Mend: "nft",
+	})
+}
+
 // SetToken makes the server want a token; none where empty.
 func (s *Server) SetToken(token string) {
 	s.mu.Lock()
