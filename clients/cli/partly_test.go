@@ -1,7 +1,9 @@
 package cli_test
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -23,9 +25,15 @@ func TestPartlyImported(t *testing.T) {
 		{refusal, wire.ExitUsage},
 	} {
 		calls := 0
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			answer := refusal
-			if calls++; calls == 1 {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			if bytes.Contains(body, []byte(`"dry_run":true`)) {
+				answer = `"result":{}` // something has changed since the trial
+			} else if calls++; calls == 1 {
 				answer = c.first
 			}
 			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":1,%s}`, answer)
