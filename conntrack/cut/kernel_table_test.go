@@ -1,0 +1,251 @@
+package cut
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"ctd/conntrack"
+	"ctd/conntrack/conntracktest"
+)
+
+// TestCutEnds shows that a tuple may be used again after its time, and that then nothing of ours is
+// left.
+func TestCutEnds(t *testing.T) {
+	r := newRig(t)
+	p := conntracktest.Path{Port: 5000, SrcPort: 1111}
+	c := r.TCP(p)
+	r.end("proto=tcp", Options{For: 2 * time.Second})
+	c.Close()
+	if _, err := r.DialTCP(p); err == nil {
+		t.Error("connected while the tuple is kept out")
+	}
+	began := time.Now()
+	conntracktest.Eventually(t, "a new connection", func() bool {
+		_, err := r.DialTCP(p)
+		return err == nil
+	})
+	t.Logf("after %v", time.Since(began))
+	conntracktest.Eventually(t, "the end of the table", func() bool {
+		return !strings.Contains(r.Router.Exec("nft", "list", "tables"), TablePrefix)
+	})
+}
+
+// older tells whether the kernel is older than a version.
+func older(t *testing.T, major, minor int) bool {
+	t.Helper()
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(string(release), "%d.%d", &a, &b); err != nil {
+		t.Fatal(err)
+	}
+	return a < major || a == major && b < minor
+}
+
+// TestFlushedByOthers makes the table anew, and whole again.
+func TestFlushedByOthers(t *testing.T) {
+	for _, script := range []string{"flush ruleset", "flush table inet ctd_cut", "delete chain inet ctd_cut prerouting"} {
+		t.Run(script, func(t *testing.T) {
+			r := newRig(t)
+			if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
+				t.Fatal(err)
+			}
+			want := r.Router.Exec("nft", "list", "table", "inet", TablePrefix)
+			r.Router.Nft(script)
+			r.Router.Conntrack()
+			if blocks, err := r.cut.Blocks(); err != nil || len(blocks) != 0 {
+				t.Errorf("blocks %v, %v", blocks, err)
+			}
+			c := r.TCP(conntracktest.Path{})
+			r.end("proto=tcp", Options{For: time.Minute})
+			if err := wasReset(c.Client); err != nil {
+				t.Error(err)
+			}
+			if script == "flush ruleset" { // the order of chains is the same only then
+				r.Router.Nft("flush map inet ctd_cut ports4")
+				if got := r.Router.Exec("nft", "list", "table", "inet", TablePrefix); got != want {
+					t.Errorf("now\n%s\nwas\n%s", got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestFlushedMeanwhile: others change the ruleset between a kill and its cut.
+func TestFlushedMeanwhile(t *testing.T) {
+	for _, script := range []string{"flush ruleset", "flush table inet ctd_cut"} {
+		r := newRig(t)
+		c := r.TCP(conntracktest.Path{})
+		if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		flows := r.kill("proto=tcp")
+		r.Router.Nft(script)
+		if _, err := r.cut.Cut(t.Context(), flows, Options{For: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		for _, end := range []net.Conn{c.Client, c.Server} {
+			if err := wasReset(end); err != nil {
+				t.Errorf("%s: %v", script, err)
+			}
+		}
+	}
+}
+
+// TestRestored: others load what they have saved, which the kernel takes for other sets than ours.
+func TestRestored(t *testing.T) {
+	r := newRig(t)
+	r.UDP(conntracktest.Path{Port: 5000})
+	r.end("proto=udp", Options{For: time.Minute, Block: time.Minute})
+	saved := r.Router.Exec("nft", "list", "table", "inet", "ctd_cut")
+	r.Router.Nft("delete table inet ctd_cut\n" + saved)
+	blocks, err := r.cut.Blocks()
+	if err != nil || len(blocks) != 1 {
+		t.Errorf("blocks %+v, %v", blocks, err)
+	}
+	if lifted, err := r.cut.Unblock(blocks); err != nil || len(lifted) != 1 {
+		t.Errorf("lifted %+v, %v", lifted, err)
+	}
+	c := r.TCP(conntracktest.Path{})
+	r.end("proto=tcp", Options{For: time.Minute})
+	if err := wasReset(c.Client); err != nil {
+		t.Error(err)
+	}
+	// Also what was restored when we had none any more goes when we do.
+	r.Router.Nft("delete table inet ctd_cut")
+	other := r.open()
+	if err := other.Prepare(nil, 1, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	other.expireNow()
+	r.Router.Nft(strings.ReplaceAll(saved, "ctd_cut", other.Name()))
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left := r.Router.Exec("nft", "list", "tables"); strings.Contains(left, other.Name()+"\n") {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// expireNow is expire, when it is time.
+func (c *Cutter) expireNow() {
+	c.mu.Lock()
+	c.until = time.Now()
+	c.mu.Unlock()
+	c.expire()
+}
+
+// TestFull refuses, before anything is deleted, what there is no room for.
+func TestFull(t *testing.T) {
+	r := newRig(t)
+	if err := r.cut.Prepare(nil, MaxFlows, Options{Block: time.Minute}); err != nil {
+		t.Error(err)
+	}
+	if err := r.cut.Prepare(nil, MaxFlows+1, Options{}); !errors.Is(err, ErrFull) {
+		t.Errorf("%v", err)
+	}
+	r.UDP(conntracktest.Path{Port: 5000})
+	r.end("proto=udp", Options{For: 2 * time.Second, Block: time.Minute})
+	if err := r.cut.Prepare(nil, MaxFlows, Options{}); !errors.Is(err, ErrFull) {
+		t.Errorf("one flow is kept out: %v", err)
+	}
+	if err := r.cut.Prepare(nil, MaxFlows-1, Options{Block: time.Minute}); err != nil {
+		t.Error(err)
+	}
+	conntracktest.Eventually(t, "the end of the cut", func() bool { return r.cut.Prepare(nil, MaxFlows, Options{}) == nil })
+	if err := r.cut.Prepare(nil, MaxBlocks, Options{Block: time.Minute}); !errors.Is(err, ErrFull) {
+		t.Errorf("one pair is blocked: %v", err)
+	}
+	blocks, err := r.cut.Blocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.cut.Unblock(blocks); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.cut.Prepare(nil, MaxBlocks, Options{Block: time.Minute}); err != nil {
+		t.Error(err)
+	}
+	// Zones have sets of their own.
+	flows := make([]conntrack.Flow, MaxZones)
+	for i := range flows {
+		flows[i].Zone = uint16(i)
+	}
+	if err := r.cut.Prepare(flows, len(flows), Options{}); err != nil {
+		t.Error(err)
+	}
+	flows[0].Zone = MaxZones
+	if err := r.cut.Prepare(flows, len(flows), Options{}); !errors.Is(err, ErrFull) {
+		t.Errorf("one zone more: %v", err)
+	}
+}
+
+// TestLeftBehind deletes what a killed predecessor left, and nothing of others.
+func TestLeftBehind(t *testing.T) {
+	r := newRig(t)
+	before := r.Router.Exec("nft", "-s", "list", "ruleset")
+	if r.cut.Name() != "ctd_cut" {
+		t.Errorf("the table's name is %s", r.cut.Name())
+	}
+	r.TCP(conntracktest.Path{V6: true})
+	r.UDP(conntracktest.Path{})
+	r.end("proto=tcp", Options{For: time.Minute, Block: time.Minute, Comment: "tester"})
+	r.end("proto=udp", Options{For: time.Minute, Block: time.Minute, Reject: true})
+	ours := r.Router.Exec("nft", "list", "ruleset")
+	if ours == before {
+		t.Fatal("Prepare made nothing")
+	}
+	// What nft(8) lists it must be able to read, because people save it.
+	r.Router.Nft("flush ruleset\n" + ours)
+	// Another process has a table of its own, and leaves that of one that lives alone.
+	second := r.open()
+	if second.Name() != "ctd_cut_2" {
+		t.Errorf("the second one's table is %s", second.Name())
+	}
+	if err := second.Prepare(nil, 1, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if both := r.Router.Exec("nft", "list", "tables"); !strings.Contains(both, "ctd_cut\n") || !strings.Contains(both, "ctd_cut_2\n") {
+		t.Errorf("there are %s", both)
+	}
+	// As if both were killed: their claims go, and their tables stay.
+	for _, c := range []*Cutter{r.cut, second} {
+		if err := c.claim.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := r.open()
+	if after := r.Router.Exec("nft", "-s", "list", "ruleset"); after != before {
+		t.Errorf("after Open:\n%s\nbefore:\n%s", after, before)
+	}
+	if err := next.Prepare(nil, 1, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := r.Router.Exec("nft", "-s", "list", "ruleset"); after != before {
+		t.Errorf("after Close:\n%s\nbefore:\n%s", after, before)
+	}
+	if err := next.Prepare(nil, 1, Options{}); !errors.Is(err, ErrClosed) {
+		t.Errorf("prepared after Close: %v", err)
+	}
+}
+
+// open opens another Cutter, as another process would.
+func (r *rig) open() *Cutter {
+	r.t.Helper()
+	c, err := Open(Config{Table: r.table})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
