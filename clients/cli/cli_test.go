@@ -118,11 +118,13 @@ func TestExamples(t *testing.T) {
 
 // TestDocumentation runs every command of the documentation.
 func TestDocumentation(t *testing.T) {
-	text, err := os.ReadFile("../../docs/cli.md")
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"cli.md", "cut.md"} {
+		text, err := os.ReadFile("../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runExamples(t, string(text), "ctd ")
 	}
-	runExamples(t, string(text), "ctd ")
 }
 
 // runExamples runs the lines that begin with prefix, each against a daemon of its own.
