@@ -51,7 +51,7 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 		err.Hint = "narrow the filter, and modify in several calls"
 		return nil, err
 	}
-	matched, flows, err := sel.collect(ctx, s.Table)
+	matched, flows, err := sel.collect(ctx, s.Table, nil)
 	if err != nil {
 		return nil, err
 	}

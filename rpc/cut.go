@@ -76,6 +76,14 @@ func errNoCutter() error {
 	return &wire.Error{Code: wire.Unsupported, Message: "this daemon can't cut connections", Hint: "kill without cut and block"}
 }
 
+// plan returns where to note what is going to be cut; nil where nothing is.
+func (k *killer) plan() *cut.Plan {
+	if k.cutter == nil {
+		return nil
+	}
+	return &cut.Plan{}
+}
+
 // check refuses to cut so many flows.
 func (k *killer) check(n int) error {
 	if k.cutter == nil || n <= cut.MaxFlows {
@@ -87,9 +95,9 @@ func (k *killer) check(n int) error {
 	}
 }
 
-// prepare sees to it, before anything is deleted, that n flows can be cut, and that addresses are not
+// prepare sees to it, before anything is deleted, that n flows can be cut as planned, and that addresses are not
 // kept apart between which the caller's own connections are.
-func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) error {
+func (k *killer) prepare(ctx context.Context, n int, plan *cut.Plan, me *self, r *changeResult) error {
 	if k.cutter == nil {
 		return nil
 	}
@@ -102,7 +110,7 @@ func (k *killer) prepare(ctx context.Context, n int, me *self, r *changeResult) 
 	if err := k.check(n); err != nil {
 		return err
 	}
-	if err := k.cutter.Prepare(nil, n, k.cut); err != nil {
+	if err := k.cutter.Prepare(plan, k.cut); err != nil {
 		return err
 	}
 	if k.cut.Block == 0 || k.spared {

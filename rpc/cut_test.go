@@ -27,18 +27,20 @@ type fakeCutter struct {
 	blocked  []cut.Block
 }
 
-func (c *fakeCutter) Prepare(flows []conntrack.Flow, _ int, _ cut.Options) error {
-	if flows == nil {
-		c.prepared++ // for a whole call
-	}
-	if c.refuse == nil && len(flows) > 0 && flows[0].Zone == badZone {
+func (c *fakeCutter) Prepare(p *cut.Plan, _ cut.Options) error {
+	c.prepared++
+	if c.refuse == nil && cmp.Equal(p, cut.PlanOf([]conntrack.Flow{badFlow()}), cmp.AllowUnexported(cut.Plan{})) {
 		return cut.ErrFull
 	}
 	return c.refuse
 }
 
-// badZone is one that the fake can't cut.
-const badZone = 666
+// badFlow is one that the fake can't cut.
+func badFlow() conntrack.Flow {
+	f := tcpFlow(2)
+	f.Zone = 666
+	return f
+}
 
 func (c *fakeCutter) Cut(ctx context.Context, flows []conntrack.Flow, o cut.Options) (cut.Result, error) {
 	if ctx.Err() != nil {
@@ -93,7 +95,7 @@ func TestCutParams(t *testing.T) {
 		var got wire.KillResult
 		a.call(t, "conntrack.kill", `{"all": true, "reason": "ticket", `+params+`}`, &got)
 		want.Comment = "tester: ticket"
-		if diff := cmp.Diff(want, c.options); diff != "" || c.prepared != 1 {
+		if diff := cmp.Diff(want, c.options); diff != "" || c.prepared != 2 { // for the call, and for its one part
 			t.Errorf("%s (-want +got):\n%s", params, diff)
 		}
 		if diff := cmp.Diff(&wire.CutResult{Seconds: uint32(want.For / time.Second), Blocks: 1, Sockets: 2, Probed: 3}, got.Cut); diff != "" {
@@ -155,9 +157,7 @@ func TestCutOrder(t *testing.T) {
 
 // TestCutZone: a chunk that can't be cut isn't killed, and what comes before it is told.
 func TestCutZone(t *testing.T) {
-	bad := tcpFlow(2)
-	bad.Zone = badZone
-	a, c := newCutAPI(tcpFlow(1), bad)
+	a, c := newCutAPI(tcpFlow(1), badFlow())
 	a.refused(t, "conntrack.kill", `{"filter": "zone=666", "cut": true}`, wire.LimitExceeded, "too much is kept out")
 	var got wire.KillResult
 	a.call(t, "conntrack.kill", `{"filter": "zone=0", "cut": true}`, &got)

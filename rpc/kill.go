@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"ctd/conntrack"
+	"ctd/conntrack/cut"
 	"ctd/rpc/wire"
 )
 
@@ -20,7 +21,8 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	matched, held, err := sel.collect(ctx, s.Table)
+	plan := k.plan()
+	matched, held, err := sel.collect(ctx, s.Table, plan)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +35,7 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 		result.truncated = result.truncated || matched > len(held)
 		return result, nil
 	}
-	if err := k.prepare(ctx, matched, sel.self, result); err != nil {
+	if err := k.prepare(ctx, matched, plan, sel.self, result); err != nil {
 		return nil, err
 	}
 	// Above maxHeld the table is dumped again for the next ones, never for more than matched at
@@ -84,7 +86,7 @@ func (k *killer) killChunk(ctx context.Context, flows []conntrack.Flow, r *chang
 		return err
 	}
 	if k.cutter != nil {
-		if err := k.cutter.Prepare(flows, len(flows), k.cut); err != nil {
+		if err := k.cutter.Prepare(cut.PlanOf(flows), k.cut); err != nil {
 			return err
 		}
 		// A caller who goes now leaves no connection that was killed and comes back.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ctd/conntrack"
+	"ctd/conntrack/cut"
 	"ctd/rpc/wire"
 )
 
@@ -65,6 +66,7 @@ type reconciler struct {
 	news    *newcomers
 	refused map[flowKey]bool // what the kernel doesn't let go, which isn't tried again
 	left    bool             // the last pass saw some of that
+	plan    *cut.Plan        // of what was found last, to cut it; nil where nothing is cut
 }
 
 // readReconcile reads the parameters; the time is that of the watch.
@@ -143,6 +145,7 @@ func (t without) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrac
 // it looks for no more than these.
 func (r *reconciler) find(ctx context.Context, t Table, most int, only bool) (found int, held []conntrack.Flow, err error) {
 	r.left = false
+	r.plan = r.killer.plan()
 	if r.keep != nil {
 		t = without{t, *r.keep}
 	}
@@ -154,6 +157,7 @@ func (r *reconciler) find(ctx context.Context, t Table, most int, only bool) (fo
 			r.left = true
 			continue
 		}
+		r.plan.Add(f)
 		if found++; found <= most {
 			held = append(held, f)
 		}
@@ -227,7 +231,7 @@ func (r *reconciler) kill(ctx context.Context, found int, held []conntrack.Flow)
 		return err
 	}
 	if found > 0 || r.result.passes == 1 { // the result says how it cuts, also where there was nothing to
-		if err := r.killer.prepare(ctx, found, r.sel.self, &r.result.changeResult); err != nil {
+		if err := r.killer.prepare(ctx, found, r.plan, r.sel.self, &r.result.changeResult); err != nil {
 			return err
 		}
 	}

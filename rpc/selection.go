@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ctd/conntrack"
+	"ctd/conntrack/cut"
 	"ctd/rpc/wire"
 )
 
@@ -153,14 +154,16 @@ func resolved(ctx context.Context, t Table, named []selector) iter.Seq2[conntrac
 	}
 }
 
-// collect returns the flows that are meant: how many, and the first maxHeld of them. It is an
-// error if they are more than max, or not as many as the caller expects.
-func (sel *selection) collect(ctx context.Context, t Table) (matched int, held []conntrack.Flow, err error) {
+// collect adds each flow that is meant to plan, unless that is nil, and returns how many there are, and
+// the first maxHeld of them. It is an error if they are more than max, or not as many as the caller
+// expects.
+func (sel *selection) collect(ctx context.Context, t Table, plan *cut.Plan) (matched int, held []conntrack.Flow, err error) {
 	for f, err := range sel.flows(ctx, t) {
 		if err != nil {
 			return 0, nil, err
 		}
 		matched++
+		plan.Add(f)
 		if sel.named != nil || matched <= min(sel.max, maxHeld) {
 			held = append(held, f)
 		}

@@ -44,7 +44,7 @@ var _ Table = (*conntrack.Table)(nil)
 
 // Cutter is what the methods need of cut.Cutter.
 type Cutter interface {
-	Prepare(flows []conntrack.Flow, n int, o cut.Options) error
+	Prepare(p *cut.Plan, o cut.Options) error
 	Cut(ctx context.Context, flows []conntrack.Flow, o cut.Options) (cut.Result, error)
 	Blocks() ([]cut.Block, error)
 	Unblock(blocks []cut.Block) ([]cut.Block, error)

@@ -3,8 +3,8 @@ package cut
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -118,7 +118,9 @@ func (c *Cutter) Unblock(blocks []Block) ([]Block, error) {
 	var err error
 	for range editTries {
 		if lifted, err = c.lift(blocks); !errors.Is(err, unix.ENOENT) { // else one has just ended
-			c.blocks.give(len(lifted))
+			for i := range lifted {
+				delete(c.blocked, lifted[i].place())
+			}
 			break
 		}
 	}
@@ -128,29 +130,60 @@ func (c *Cutter) Unblock(blocks []Block) ([]Block, error) {
 	return lifted, nil
 }
 
-// longer returns those of blocks that last longer than the one that is there.
-func (c *Cutter) longer(blocks []Block, d time.Duration) ([]Block, error) {
-	if len(blocks) == 0 {
-		return nil, nil
-	}
-	there, err := c.listBlocks()
-	if err != nil {
-		return nil, fmt.Errorf("list blocks: %w", err)
-	}
-	left := make(map[blockPlace]time.Duration, len(there))
-	for i := range there {
-		left[there[i].place()] = there[i].Left
-	}
-	return slices.DeleteFunc(slices.Clone(blocks), func(b Block) bool { return left[b.place()] > d }), nil
+// sameTime is by how much the ends of two blocks may differ that are made by one kill.
+const sameTime = 5 * time.Second
+
+// kept is a block that is there.
+type kept struct {
+	until time.Time
+	by    string // the chain that answers; empty where that isn't known
 }
 
-// blockPlace is what at most one block has.
-type blockPlace struct {
+// longer returns those of blocks that are new, last longer than the one that is there, or as long with
+// another answer; and of these the ones that they take the place of.
+func (c *Cutter) longer(blocks []Block, o Options) (fresh, old []Block) {
+	now := time.Now()
+	slack := min(sameTime, o.Block/10)
+	for i := range blocks {
+		k, there := c.blocked[blocks[i].place()]
+		there = there && k.until.After(now)
+		left := k.until.Sub(now)
+		switch {
+		case there && left > o.Block+slack:
+			continue
+		case there && left > o.Block-slack && (k.by == "" || k.by == o.answer()):
+			continue
+		case there:
+			old = append(old, blocks[i])
+		}
+		fresh = append(fresh, blocks[i])
+	}
+	return fresh, old
+}
+
+// checkBlocks fails where there is no room for so many more pairs.
+func (c *Cutter) checkBlocks(pairs map[place]bool) error {
+	now := time.Now()
+	maps.DeleteFunc(c.blocked, func(_ place, k kept) bool { return !k.until.After(now) })
+	more := 0
+	for p := range pairs {
+		if _, there := c.blocked[p]; !there {
+			more++
+		}
+	}
+	if len(c.blocked)+more > MaxBlocks {
+		return fmt.Errorf("%w: there is no room for so many more pairs of addresses just now", ErrFull)
+	}
+	return nil
+}
+
+// place is what at most one block has.
+type place struct {
 	Pair
-	zone uint16
+	zone zone
 }
 
-func (b *Block) place() blockPlace { return blockPlace{Pair{b.Src, b.Dst}, b.Zone} }
+func (b *Block) place() place { return place{Pair{b.Src, b.Dst}, zone(b.Zone)} }
 
 // lift deletes those of blocks that are there, all at once.
 func (c *Cutter) lift(blocks []Block) ([]Block, error) {
@@ -158,7 +191,7 @@ func (c *Cutter) lift(blocks []Block) ([]Block, error) {
 	if err != nil {
 		return nil, err
 	}
-	has := make(map[blockPlace]bool, len(there))
+	has := make(map[place]bool, len(there))
 	for i := range there {
 		has[there[i].place()] = true
 	}

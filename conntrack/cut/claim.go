@@ -3,6 +3,7 @@ package cut
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,49 +12,71 @@ import (
 // processes share a network namespace ctd_cut_2 and so on.
 const TablePrefix = "ctd_cut"
 
-// maxTables is how many processes may share a network namespace.
+// maxTables is how many processes may share a network namespace, for all of them to have tables that
+// the next one deletes if they are killed.
 const maxTables = 8
 
 // claim is a name for an nftables table that nobody else of ours has. It is held by an abstract Unix
 // socket of that name (unix(7)) in the network namespace: it goes with the process, however that
-// ends, so that whose names are free is dead. Anybody may take such a name; then it is not used.
+// ends, so that whose names are free is dead.
+//
+// Anybody may take such names. Where all are taken, the table gets a name of this process alone.
 type claim struct {
 	name string
-	free []string // the names that nobody has, the first of them ours
-	fds  []int    // of free
+	fd   int // -1 where the name isn't held
+}
+
+// tableName returns the name with a number, from 0 on.
+func tableName(i int) string {
+	if i == 0 {
+		return TablePrefix
+	}
+	return fmt.Sprintf("%s_%d", TablePrefix, i+1)
 }
 
 func newClaim(table Table) (*claim, error) {
-	c := &claim{}
-	err := table.InNetNS(func() error {
-		for i := range maxTables {
-			name := TablePrefix
-			if i > 0 {
-				name = fmt.Sprintf("%s_%d", TablePrefix, i+1)
-			}
-			fd, err := bindName(name)
-			if errors.Is(err, unix.EADDRINUSE) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			c.free, c.fds = append(c.free, name), append(c.fds, fd)
+	c := &claim{name: fmt.Sprintf("%s_pid%d", TablePrefix, os.Getpid()), fd: -1}
+	for i := range maxTables {
+		fd, err := bindName(table, tableName(i))
+		switch {
+		case errors.Is(err, unix.EADDRINUSE):
+			continue
+		case err != nil:
+			return nil, err
 		}
-		return nil
-	})
-	if err == nil && len(c.free) == 0 {
-		err = fmt.Errorf("%d other processes cut connections in this network namespace", maxTables)
+		c.name, c.fd = tableName(i), fd
+		break
 	}
-	if err != nil {
-		return nil, errors.Join(err, c.close())
-	}
-	c.name = c.free[0]
 	return c, nil
 }
 
-func bindName(name string) (int, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+// eachDead calls fn with each name that nobody lives for, and with ours. Meanwhile the name is held, so
+// that nobody takes it; who tries just then takes another.
+func (c *claim) eachDead(table Table, fn func(name string) error) error {
+	errs := []error{fn(c.name)}
+	for i := range maxTables {
+		name := tableName(i)
+		if name == c.name {
+			continue
+		}
+		fd, err := bindName(table, name)
+		if errors.Is(err, unix.EADDRINUSE) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(fn(name), unix.Close(fd))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// bindName holds a name in the network namespace.
+func bindName(table Table, name string) (fd int, err error) {
+	err = table.InNetNS(func() (err error) {
+		fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return -1, fmt.Errorf("open Unix socket: %w", err)
 	}
@@ -63,19 +86,11 @@ func bindName(name string) (int, error) {
 	return fd, nil
 }
 
-// keepOne gives back all names but ours.
-func (c *claim) keepOne() {
-	for _, fd := range c.fds[1:] {
-		_ = unix.Close(fd)
-	}
-	c.free, c.fds = c.free[:1], c.fds[:1]
-}
-
 func (c *claim) close() error {
-	var errs []error
-	for _, fd := range c.fds {
-		errs = append(errs, unix.Close(fd))
+	if c.fd < 0 {
+		return nil
 	}
-	c.fds = nil
-	return errors.Join(errs...)
+	fd := c.fd
+	c.fd = -1
+	return unix.Close(fd)
 }

@@ -48,14 +48,14 @@ type Cutter struct {
 	logger *slog.Logger
 	claim  *claim // of a name for the nftables table
 
-	mu     sync.Mutex
-	zones  []zone // that the nftables table has sets for
-	whole  uint32 // generation of the ruleset in which it was whole
-	tuples room   // for the elements of flows
-	blocks room   // for those of blocks
-	timer  *time.Timer
-	until  time.Time // when the timer deletes the table, as nothing is kept out any more
-	closed bool
+	mu      sync.Mutex
+	zones   []zone         // that the nftables table has sets for
+	whole   uint32         // generation of the ruleset in which it was whole
+	tuples  room           // for the elements of flows
+	blocked map[place]kept // addresses that are kept apart
+	timer   *time.Timer
+	until   time.Time // when the timer deletes the table, as nothing is kept out any more
+	closed  bool
 
 	probing sync.WaitGroup
 	stop    context.CancelFunc // of probing
@@ -66,7 +66,7 @@ type Cutter struct {
 // Open returns a Cutter with a name of its own for its nftables table, and deletes the tables of
 // predecessors that were killed.
 func Open(cfg Config) (*Cutter, error) {
-	c := &Cutter{table: cfg.Table, logger: cfg.Logger, tuples: room{size: 2 * MaxFlows}, blocks: room{size: MaxBlocks}}
+	c := &Cutter{table: cfg.Table, logger: cfg.Logger, tuples: room{size: 2 * MaxFlows}, blocked: map[place]kept{}}
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)
 	}
@@ -75,8 +75,14 @@ func Open(cfg Config) (*Cutter, error) {
 	if c.claim, err = newClaim(cfg.Table); err != nil {
 		return nil, fmt.Errorf("open nf_tables: %w", err)
 	}
-	dead, err := c.removeTables(c.claim.free)
-	c.claim.keepOne()
+	var dead []string
+	err = c.claim.eachDead(cfg.Table, func(name string) error {
+		found, err := c.removeTable(name)
+		if found {
+			dead = append(dead, name)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open nf_tables: %w", err), c.claim.close())
 	}
@@ -102,7 +108,7 @@ func (c *Cutter) Close() error {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	_, err := c.removeTables([]string{c.claim.name})
+	_, err := c.removeTable(c.claim.name)
 	return errors.Join(err, c.claim.close())
 }
 
@@ -124,26 +130,27 @@ type Options struct {
 
 // Result is what Cut did.
 type Result struct {
-	Blocks  int // pairs of addresses that are kept apart
+	Blocks  int // pairs of addresses that are kept apart from now on, or for longer than before
 	Sockets int // sockets of the router itself that were closed
 	Probed  int // ends of TCP connections that were sent a segment, to notice
 	Untold  int // those that could not be sent one
 }
 
-// Prepare sees to it that n flows can be cut, of which some may be given to have their zones known.
-// What is cut before the flows are deleted can no longer fail for want of room.
-func (c *Cutter) Prepare(flows []conntrack.Flow, n int, o Options) error {
+// Prepare sees to it that what is planned can be cut. What is cut before the flows are deleted can no
+// longer fail for want of room.
+func (c *Cutter) Prepare(p *Plan, o Options) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.tuples.check(2*n, "flows"); err != nil {
+	if err := c.ready(p.zoneList()); err != nil { // which notices what others have flushed
+		return err
+	}
+	if err := c.tuples.check(2*p.flows, "flows"); err != nil {
 		return err
 	}
 	if o.Block > 0 {
-		if err := c.blocks.check(n, "pairs of addresses"); err != nil {
-			return err
-		}
+		return c.checkBlocks(p.pairs)
 	}
-	return c.ready(zonesOf(flows))
+	return nil
 }
 
 // Cut keeps the packets of flows out that were just deleted, and lets their ends know. In the
@@ -156,10 +163,10 @@ func (c *Cutter) Cut(ctx context.Context, flows []conntrack.Flow, o Options) (Re
 		c.logger.Warn("the router's addresses can't be read", "error", err)
 	}
 	blocks := blocksOf(flows, o, local)
-	if err := c.keepOut(flows, blocks, o); err != nil {
+	r := Result{}
+	if r.Blocks, err = c.keepOut(flows, blocks, o); err != nil {
 		return Result{}, fmt.Errorf("cut connections: %w", err)
 	}
-	r := Result{Blocks: len(blocks)}
 	if r.Sockets, err = destroySockets(ctx, c.table, flows, local); err != nil {
 		c.logger.Warn("sockets of the router were not closed", "error", err)
 	}
@@ -184,31 +191,30 @@ func (c *Cutter) probeMore(flows []conntrack.Flow, local addrSet) {
 	}
 }
 
-func (c *Cutter) keepOut(flows []conntrack.Flow, blocks []Block, o Options) error {
+// keepOut returns how many blocks are new, or last longer than before.
+func (c *Cutter) keepOut(flows []conntrack.Flow, blocks []Block, o Options) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	blocks, err := c.longer(blocks, o.Block)
-	if err != nil {
-		return err
+	if err := c.ready(zonesOf(flows, blocks)); err != nil {
+		return 0, err
 	}
+	blocks, old := c.longer(blocks, o)
 	e := elementsOf(flows, blocks, o)
-	zones := e.zones()
-	if err := c.ready(zones); err != nil {
-		return err
-	}
-	err = c.add(e)
+	err := c.add(e, elementsOf(nil, old, o))
 	if errors.Is(err, unix.ENOENT) { // somebody has just flushed the ruleset
-		if err = c.declare(zones); err == nil {
-			err = c.add(e)
+		if err = c.ready(zonesOf(flows, blocks)); err == nil {
+			err = c.add(e, nil)
 		}
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	c.tuples.take(2*len(flows), o.For)
-	c.blocks.take(len(blocks), o.Block)
+	for i := range blocks {
+		c.blocked[blocks[i].place()] = kept{until: time.Now().Add(o.Block), by: o.answer()}
+	}
 	c.keep(max(o.For, o.Block))
-	return nil
+	return len(blocks), nil
 }
 
 // ready makes the table with the sets of zones, or makes it whole again, which takes the kernel some
@@ -218,6 +224,9 @@ func (c *Cutter) ready(zones []zone) error {
 		if now, err := c.generation(); err == nil && now == c.whole {
 			return nil
 		}
+	}
+	if err := c.recall(); err != nil {
+		return err
 	}
 	if err := c.declare(zones); err != nil {
 		return err
@@ -250,7 +259,7 @@ func (c *Cutter) expire() {
 		c.timer.Reset(rest)
 		return
 	}
-	if _, err := c.removeTables([]string{c.claim.name}); err != nil {
+	if _, err := c.removeTable(c.claim.name); err != nil {
 		c.logger.Warn("an nftables table is left behind", "table", c.claim.name, "error", err)
 	}
 	c.timer = nil

@@ -41,14 +41,18 @@ func elementsOf(flows []conntrack.Flow, blocks []Block, o Options) elements {
 func zoneOf(f *conntrack.Flow, t *conntrack.Tuple) zone { return zone(max(f.Zone, t.Zone)) }
 
 func (e elements) add(z zone, place setPlace, element nftables.SetElement, o Options) {
-	to := chainDrop
-	if o.Reject {
-		to = chainReject
-	}
-	element.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: to}
+	element.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: o.answer()}
 	// The kernel counts in milliseconds, and takes 0 for no timeout at all.
 	element.Timeout = max(element.Timeout, time.Millisecond)
 	e.put(z, place, element)
+}
+
+// answer returns the chain that answers packets.
+func (o *Options) answer() string {
+	if o.Reject {
+		return chainReject
+	}
+	return chainDrop
 }
 
 func (e elements) put(z zone, place setPlace, element nftables.SetElement) {
@@ -58,14 +62,15 @@ func (e elements) put(z zone, place setPlace, element nftables.SetElement) {
 	e[z][place] = append(e[z][place], element)
 }
 
-func (e elements) zones() []zone { return slices.Collect(maps.Keys(e)) }
-
-// zonesOf returns the zones of flows, each once.
-func zonesOf(flows []conntrack.Flow) []zone {
+// zonesOf returns the zones of flows and blocks, each once.
+func zonesOf(flows []conntrack.Flow, blocks []Block) []zone {
 	seen := map[zone]bool{}
 	for i := range flows {
 		f := &flows[i]
 		seen[zoneOf(f, &f.Orig)], seen[zoneOf(f, &f.Reply)] = true, true
+	}
+	for i := range blocks {
+		seen[zone(blocks[i].Zone)] = true
 	}
 	return slices.Collect(maps.Keys(seen))
 }

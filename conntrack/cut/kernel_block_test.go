@@ -41,14 +41,14 @@ func TestBlock(t *testing.T) {
 				t.Errorf("%+v", b)
 			}
 			// The same block again, for longer.
-			if err := r.cut.keepOut(nil, blocks, Options{Block: time.Hour}); err != nil {
+			if _, err := r.cut.keepOut(nil, blocks, Options{Block: time.Hour}); err != nil {
 				t.Fatal(err)
 			}
 			if again, err := r.cut.Blocks(); err != nil || len(again) != 1 || again[0].Left < 50*time.Minute && !older(t, 6, 12) {
 				t.Errorf("blocked again: %+v, %v", again, err)
 			}
 			// And for a shorter time, which changes nothing.
-			if err := r.cut.keepOut(nil, blocks, Options{Block: time.Second, Comment: "short"}); err != nil {
+			if _, err := r.cut.keepOut(nil, blocks, Options{Block: time.Second, Comment: "short"}); err != nil {
 				t.Fatal(err)
 			}
 			if again, err := r.cut.Blocks(); err != nil || len(again) != 1 || again[0].Left < 50*time.Second || again[0].Comment == "short" {
@@ -99,7 +99,7 @@ func TestManyBlocks(t *testing.T) {
 	for i := range blocks {
 		blocks[i] = Block{Src: netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), Dst: netip.AddrFrom4([4]byte{192, 0, 2, 1}), Zone: uint16(i % 3)}
 	}
-	if err := r.cut.keepOut(nil, blocks, Options{Block: time.Minute}); err != nil {
+	if _, err := r.cut.keepOut(nil, blocks, Options{Block: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	there, err := r.cut.Blocks()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -54,7 +55,7 @@ func TestFlushedByOthers(t *testing.T) {
 	for _, script := range []string{"flush ruleset", "flush table inet ctd_cut", "delete chain inet ctd_cut prerouting"} {
 		t.Run(script, func(t *testing.T) {
 			r := newRig(t)
-			if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
+			if err := r.cut.Prepare(&Plan{}, Options{}); err != nil {
 				t.Fatal(err)
 			}
 			want := r.Router.Exec("nft", "list", "table", "inet", TablePrefix)
@@ -83,7 +84,7 @@ func TestFlushedMeanwhile(t *testing.T) {
 	for _, script := range []string{"flush ruleset", "flush table inet ctd_cut"} {
 		r := newRig(t)
 		c := r.TCP(conntracktest.Path{})
-		if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
+		if err := r.cut.Prepare(&Plan{}, Options{}); err != nil {
 			t.Fatal(err)
 		}
 		flows := r.kill("proto=tcp")
@@ -121,7 +122,7 @@ func TestRestored(t *testing.T) {
 	// Also what was restored when we had none any more goes when we do.
 	r.Router.Nft("delete table inet ctd_cut")
 	other := r.open()
-	if err := other.Prepare(nil, 1, Options{}); err != nil {
+	if err := other.Prepare(&Plan{}, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	other.expireNow()
@@ -145,22 +146,22 @@ func (c *Cutter) expireNow() {
 // TestFull refuses, before anything is deleted, what there is no room for.
 func TestFull(t *testing.T) {
 	r := newRig(t)
-	if err := r.cut.Prepare(nil, MaxFlows, Options{Block: time.Minute}); err != nil {
+	if err := r.cut.Prepare(planned(MaxFlows), Options{Block: time.Minute}); err != nil {
 		t.Error(err)
 	}
-	if err := r.cut.Prepare(nil, MaxFlows+1, Options{}); !errors.Is(err, ErrFull) {
+	if err := r.cut.Prepare(planned(MaxFlows+1), Options{}); !errors.Is(err, ErrFull) {
 		t.Errorf("%v", err)
 	}
 	r.UDP(conntracktest.Path{Port: 5000})
 	r.end("proto=udp", Options{For: 2 * time.Second, Block: time.Minute})
-	if err := r.cut.Prepare(nil, MaxFlows, Options{}); !errors.Is(err, ErrFull) {
+	if err := r.cut.Prepare(planned(MaxFlows), Options{}); !errors.Is(err, ErrFull) {
 		t.Errorf("one flow is kept out: %v", err)
 	}
-	if err := r.cut.Prepare(nil, MaxFlows-1, Options{Block: time.Minute}); err != nil {
+	if err := r.cut.Prepare(planned(MaxFlows-1), Options{Block: time.Minute}); err != nil {
 		t.Error(err)
 	}
-	conntracktest.Eventually(t, "the end of the cut", func() bool { return r.cut.Prepare(nil, MaxFlows, Options{}) == nil })
-	if err := r.cut.Prepare(nil, MaxBlocks, Options{Block: time.Minute}); !errors.Is(err, ErrFull) {
+	conntracktest.Eventually(t, "the end of the cut", func() bool { return r.cut.Prepare(planned(MaxFlows), Options{}) == nil })
+	if err := r.cut.Prepare(planned(MaxBlocks), Options{Block: time.Minute}); !errors.Is(err, ErrFull) {
 		t.Errorf("one pair is blocked: %v", err)
 	}
 	blocks, err := r.cut.Blocks()
@@ -170,7 +171,7 @@ func TestFull(t *testing.T) {
 	if _, err := r.cut.Unblock(blocks); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.cut.Prepare(nil, MaxBlocks, Options{Block: time.Minute}); err != nil {
+	if err := r.cut.Prepare(planned(MaxBlocks), Options{Block: time.Minute}); err != nil {
 		t.Error(err)
 	}
 	// Zones have sets of their own.
@@ -178,11 +179,11 @@ func TestFull(t *testing.T) {
 	for i := range flows {
 		flows[i].Zone = uint16(i)
 	}
-	if err := r.cut.Prepare(flows, len(flows), Options{}); err != nil {
+	if err := r.cut.Prepare(PlanOf(flows), Options{}); err != nil {
 		t.Error(err)
 	}
 	flows[0].Zone = MaxZones
-	if err := r.cut.Prepare(flows, len(flows), Options{}); !errors.Is(err, ErrFull) {
+	if err := r.cut.Prepare(PlanOf(flows), Options{}); !errors.Is(err, ErrFull) {
 		t.Errorf("one zone more: %v", err)
 	}
 }
@@ -209,7 +210,7 @@ func TestLeftBehind(t *testing.T) {
 	if second.Name() != "ctd_cut_2" {
 		t.Errorf("the second one's table is %s", second.Name())
 	}
-	if err := second.Prepare(nil, 1, Options{}); err != nil {
+	if err := second.Prepare(&Plan{}, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if both := r.Router.Exec("nft", "list", "tables"); !strings.Contains(both, "ctd_cut\n") || !strings.Contains(both, "ctd_cut_2\n") {
@@ -225,7 +226,7 @@ func TestLeftBehind(t *testing.T) {
 	if after := r.Router.Exec("nft", "-s", "list", "ruleset"); after != before {
 		t.Errorf("after Open:\n%s\nbefore:\n%s", after, before)
 	}
-	if err := next.Prepare(nil, 1, Options{}); err != nil {
+	if err := next.Prepare(&Plan{}, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := next.Close(); err != nil {
@@ -234,7 +235,7 @@ func TestLeftBehind(t *testing.T) {
 	if after := r.Router.Exec("nft", "-s", "list", "ruleset"); after != before {
 		t.Errorf("after Close:\n%s\nbefore:\n%s", after, before)
 	}
-	if err := next.Prepare(nil, 1, Options{}); !errors.Is(err, ErrClosed) {
+	if err := next.Prepare(&Plan{}, Options{}); !errors.Is(err, ErrClosed) {
 		t.Errorf("prepared after Close: %v", err)
 	}
 }
@@ -248,4 +249,80 @@ func (r *rig) open() *Cutter {
 	}
 	r.t.Cleanup(func() { _ = c.Close() })
 	return c
+}
+
+// planned is a plan for n flows between n pairs of addresses.
+func planned(n int) *Plan {
+	p := &Plan{}
+	for i := range n {
+		var f conntrack.Flow
+		f.Orig.Src = netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		f.Orig.Dst = netip.AddrFrom4([4]byte{192, 0, 2, 1})
+		p.Add(f)
+	}
+	return p
+}
+
+// TestFlushedRoom: what others have flushed takes no room any more.
+func TestFlushedRoom(t *testing.T) {
+	r := newRig(t)
+	r.UDP(conntracktest.Path{Port: 5000})
+	r.end("proto=udp", Options{For: time.Minute, Block: time.Minute})
+	full := func() error { return r.cut.Prepare(planned(MaxFlows), Options{Block: time.Minute}) }
+	if err := full(); !errors.Is(err, ErrFull) {
+		t.Fatalf("one flow is kept out: %v", err)
+	}
+	r.Router.Nft("delete table inet ctd_cut")
+	if err := full(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClaims: whoever takes all names keeps nobody from cutting.
+func TestClaims(t *testing.T) {
+	r := newRig(t)
+	var others []*Cutter
+	for range maxTables - 1 {
+		others = append(others, r.open())
+	}
+	last := r.open()
+	if want := fmt.Sprintf("ctd_cut_pid%d", os.Getpid()); last.Name() != want {
+		t.Errorf("the name is %s, want %s", last.Name(), want)
+	}
+	if err := last.Prepare(&Plan{}, Options{}); err != nil {
+		t.Error(err)
+	}
+	if err := others[0].Close(); err != nil {
+		t.Error(err)
+	}
+	if again := r.open(); again.Name() != "ctd_cut_2" {
+		t.Errorf("a name that is free again isn't taken, but %s", again.Name())
+	}
+}
+
+// TestOneKill is a kill in parts: each pair of addresses counts once, and takes room once.
+func TestOneKill(t *testing.T) {
+	r := newRig(t)
+	flow := conntrack.Flow{Orig: conntrack.Tuple{
+		Proto: conntrack.UDP, Src: netip.MustParseAddr("10.9.0.1"), Dst: netip.MustParseAddr("192.0.2.1"), SrcPort: 1, DstPort: 2,
+	}}
+	flow.Reply = flow.Orig.Inverse()
+	blocks := 0
+	for i := range 4 {
+		flow.Orig.SrcPort = uint16(i)
+		result, err := r.cut.Cut(t.Context(), []conntrack.Flow{flow}, Options{For: time.Minute, Block: time.Minute, Comment: "first"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks += result.Blocks
+	}
+	if blocks != 1 || len(r.cut.blocked) != 1 {
+		t.Errorf("%d blocks, room for %d taken", blocks, len(r.cut.blocked))
+	}
+	if result, err := r.cut.Cut(t.Context(), []conntrack.Flow{flow}, Options{For: time.Minute, Block: time.Hour, Comment: "longer"}); err != nil || result.Blocks != 1 {
+		t.Errorf("for longer: %+v, %v", result, err)
+	}
+	if there, err := r.cut.Blocks(); err != nil || len(there) != 1 || there[0].Comment != "longer" || there[0].Left < 50*time.Minute {
+		t.Errorf("%+v, %v", there, err)
+	}
 }

@@ -76,7 +76,7 @@ func (r *rig) kill(filter string) []conntrack.Flow {
 // end cuts the one flow that a filter means.
 func (r *rig) end(filter string, o Options) Result {
 	r.t.Helper()
-	if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
+	if err := r.cut.Prepare(&Plan{}, Options{}); err != nil {
 		r.t.Fatal(err)
 	}
 	flows := r.kill(filter)
@@ -165,10 +165,10 @@ func TestCutNextPacket(t *testing.T) {
 				neighbour := r.TCP(conntracktest.Path{V6: p.V6, Port: 5001})
 				for _, sender := range []string{"client", "server"} {
 					c := r.TCP(p)
-					if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
+					if err := r.cut.Prepare(&Plan{}, Options{}); err != nil {
 						t.Fatal(err)
 					}
-					if err := r.cut.keepOut(r.kill("proto=tcp sport="+portOf(c.Local)), nil, Options{For: time.Minute}); err != nil {
+					if _, err := r.cut.keepOut(r.kill("proto=tcp sport="+portOf(c.Local)), nil, Options{For: time.Minute}); err != nil {
 						t.Fatal(err)
 					}
 					end := map[string]net.Conn{"client": c.Client, "server": c.Server}[sender]
@@ -197,13 +197,13 @@ func TestCutZones(t *testing.T) {
 	r.Zone("tcp sport 1111", "", 7)
 	r.Zone("tcp dport 1111", "", 7)
 	zoned := r.TCP(conntracktest.Path{Port: 5000, SrcPort: 1111})
-	if err := r.cut.Prepare(nil, 1, Options{}); err != nil {
+	if err := r.cut.Prepare(&Plan{}, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	flows := r.kill("zone=7")
 	// As if it were zone 8's: then it must not be cut.
 	flows[0].Zone = 8
-	if err := r.cut.keepOut(flows, nil, Options{For: time.Minute}); err != nil {
+	if _, err := r.cut.keepOut(flows, nil, Options{For: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	zoned.Exchange("in another zone")

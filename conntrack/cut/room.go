@@ -32,7 +32,7 @@ type lease struct {
 // check fails where there is no room for n more.
 func (r *room) check(n int, what string) error {
 	now := time.Now()
-	r.used = slices.DeleteFunc(r.used, func(l lease) bool { return l.n == 0 || !now.Before(l.until) })
+	r.used = slices.DeleteFunc(r.used, func(l lease) bool { return !now.Before(l.until) })
 	used := 0
 	for _, l := range r.used {
 		used += l.n
@@ -46,14 +46,5 @@ func (r *room) check(n int, what string) error {
 func (r *room) take(n int, d time.Duration) {
 	if n > 0 {
 		r.used = append(r.used, lease{n, time.Now().Add(d)})
-	}
-}
-
-// give gives room back that what ended before its time had used.
-func (r *room) give(n int) {
-	for i := len(r.used) - 1; i >= 0 && n > 0; i-- {
-		most := min(n, r.used[i].n)
-		r.used[i].n -= most
-		n -= most
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -61,7 +62,7 @@ func (c *Cutter) declare(zones []zone) error {
 	if is(err, unix.EEXIST, unix.EINVAL, unix.EOPNOTSUPP, unix.EBUSY, unix.ENOENT) {
 		// Others may have restored a saved one, which nft(8) makes a little different, or have a chain
 		// where ours is to be.
-		if found, rerr := c.removeTables([]string{c.claim.name}); rerr == nil && len(found) > 0 {
+		if found, rerr := c.removeTable(c.claim.name); rerr == nil && found {
 			c.logger.Warn("an nftables table was not what it should be, and is made anew", "table", c.claim.name, "error", err)
 			err = c.make(zones)
 		}
@@ -140,41 +141,76 @@ func merged(a, b []zone) []zone {
 	return slices.Compact(all)
 }
 
-// removeTables deletes those of the tables that are there, and returns which.
-func (c *Cutter) removeTables(names []string) (found []string, err error) {
-	c.zones, c.whole = nil, unknown
+// removeTable deletes a table, if it is there.
+func (c *Cutter) removeTable(name string) (found bool, err error) {
+	if c.claim != nil && name == c.claim.name {
+		c.forget()
+	}
 	conn, err := c.conn()
 	if err != nil {
-		return nil, err
+		return false, err
+	}
+	if found, err = c.isThere(name); !found || err != nil {
+		return false, err
+	}
+	conn.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
+	if err := flush(conn); err != nil && !errors.Is(err, unix.ENOENT) {
+		return true, fmt.Errorf("delete nftables table %s: %w", name, err)
+	}
+	return true, nil
+}
+
+func (c *Cutter) isThere(name string) (bool, error) {
+	conn, err := c.conn()
+	if err != nil {
+		return false, err
 	}
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return nil, fmt.Errorf("list nftables tables: %w", err)
+		return false, fmt.Errorf("list nftables tables: %w", err)
 	}
-	for _, t := range tables {
-		if slices.Contains(names, t.Name) {
-			conn.DelTable(&nftables.Table{Name: t.Name, Family: nftables.TableFamilyINet})
-			found = append(found, t.Name)
-		}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }), nil
+}
+
+// forget takes it that nothing is kept out.
+func (c *Cutter) forget() {
+	c.zones, c.whole = nil, unknown
+	c.tuples.used = nil
+	clear(c.blocked)
+}
+
+// recall learns what of ours is left when others have changed the ruleset.
+func (c *Cutter) recall() error {
+	there, err := c.isThere(c.claim.name)
+	if err != nil {
+		return err
 	}
-	if err := flush(conn); err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, fmt.Errorf("delete nftables tables: %w", err)
+	if !there {
+		c.forget()
+		return nil
 	}
-	return found, nil
+	blocks, err := c.listBlocks()
+	if err != nil {
+		return fmt.Errorf("list blocks: %w", err)
+	}
+	before := c.blocked
+	c.blocked = make(map[place]kept, len(blocks))
+	for i := range blocks {
+		at := blocks[i].place()
+		c.blocked[at] = kept{until: time.Now().Add(blocks[i].Left), by: before[at].by}
+	}
+	return nil
 }
 
 // editTries is how often elements are listed and changed again because one of them ended meanwhile.
 const editTries = 4
 
-// add adds elements. Those that are there already get the new time, from Linux 6.12 on; before,
-// they keep the one they have.
-func (c *Cutter) add(e elements) error {
-	err := c.edit(e, nil)
+// add adds elements, in the place of old ones. Other elements that are there already get the new
+// time, from Linux 6.12 on; before, they keep the one they have.
+func (c *Cutter) add(e, old elements) error {
+	err := c.edit(e, old)
 	for try := 0; is(err, unix.EEXIST, unix.ENOENT) && try < editTries; try++ {
-		if errors.Is(err, unix.ENOENT) && try == 0 {
-			return err // there is no table
-		}
-		// One that is there is answered otherwise: rejected and not dropped.
+		// One that is there is answered otherwise, rejected and not dropped; or an old one has ended.
 		var there elements
 		if there, err = c.existing(e); err == nil {
 			err = c.edit(e, there)
