@@ -46,9 +46,9 @@ func (o *optionalTime) Decode(ctx *kong.DecodeContext) error {
 // IsBool is kong.BoolMapperValue's: the flag takes no word behind it.
 func (*optionalTime) IsBool() bool { return true }
 
-// printCut says what was done to end connections.
-func (s *session) printCut(c *wire.CutResult) error {
-	if c == nil || s.g.Output != "table" {
+// print says what was done to end the connections of flows that were killed.
+func (f *cutFlags) print(s *session, c *wire.CutResult, killed int) error {
+	if c == nil || killed == 0 || s.g.Output != "table" {
 		return nil
 	}
 	text := fmt.Sprintf("cut for %s", humanSeconds(c.Seconds))
@@ -61,8 +61,11 @@ func (s *session) printCut(c *wire.CutResult) error {
 	if c.Sockets > 0 {
 		text += ", " + plural(c.Sockets, "socket") + " of the router closed"
 	}
-	if c.Blocks > 0 {
+	switch {
+	case c.Blocks > 0:
 		text += ", " + plural(c.Blocks, "pair") + " of addresses blocked"
+	case f.Block != "":
+		text += ", no addresses blocked: they are your own connection's or both the router's, or blocked for longer already"
 	}
 	_, err := fmt.Fprintln(s.out, text)
 	return err

@@ -93,7 +93,7 @@ func (k *killCmd) Run(s *session) error {
 		if err := s.changed(did, n, r.Flows, r.Truncated); err != nil {
 			return err
 		}
-		if err := s.printCut(r.Cut); err != nil {
+		if err := k.print(s, r.Cut, r.Killed); err != nil {
 			return err
 		}
 	}

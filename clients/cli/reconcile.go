@@ -65,7 +65,7 @@ func (c *reconcileCmd) Run(s *session) error {
 		if err := s.changed(did, n, r.Flows, r.Truncated); err != nil {
 			return err
 		}
-		if err := s.printCut(r.Cut); err != nil {
+		if err := c.print(s, r.Cut, r.Killed); err != nil {
 			return err
 		}
 	}
