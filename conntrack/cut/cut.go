@@ -180,8 +180,17 @@ func (c *Cutter) Cut(ctx context.Context, flows []conntrack.Flow, o Options) (Re
 	return r, nil
 }
 
+// moreAfter is how long the segments wait that only firewalls on the way need, so that they don't
+// hold up what comes next of a kill of many parts.
+const moreAfter = 300 * time.Millisecond
+
 // probeMore sends the segments whose numbers other firewalls on the way want.
 func (c *Cutter) probeMore(flows []conntrack.Flow, local addrSet) {
+	select {
+	case <-time.After(moreAfter):
+	case <-c.stopped.Done():
+		return
+	}
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	for _, mark := range probeMarks[1:] {

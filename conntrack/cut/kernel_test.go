@@ -89,7 +89,7 @@ func (r *rig) end(filter string, o Options) Result {
 
 // wasReset tells whether an end of a connection learns of its end without sending anything.
 func wasReset(c net.Conn) error {
-	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
 		return err
 	}
 	_, err := c.Read(make([]byte, 1))
