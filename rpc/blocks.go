@@ -28,7 +28,11 @@ func (s *Service) registerBlocks(r *Registry) {
 var blockFields = map[string]bool{"family": true, "src": true, "dst": true, "addr": true, "net": true, "zone": true}
 
 func (s *Service) blocks(_ context.Context, p *wire.BlocksParams) (any, error) {
-	found, err := s.findBlocks(p.Filter)
+	filter, err := readFilterOf(p.Filter, "a block", blockFields)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.findBlocks(filter)
 	return wire.BlocksResult{Blocks: blocksResult(found)}, err
 }
 
@@ -44,7 +48,7 @@ func (s *Service) unblock(ctx context.Context, p *wire.UnblockParams) (any, erro
 			Hint: `give a filter such as {"addr": "10.0.0.7"}, or all: true`,
 		}
 	}
-	found, err := s.findBlocks(p.Filter)
+	found, err := s.findBlocks(filter)
 	if err != nil {
 		return nil, err
 	}
@@ -60,11 +64,7 @@ func (s *Service) unblock(ctx context.Context, p *wire.UnblockParams) (any, erro
 }
 
 // findBlocks returns the blocks that a filter means, those that end first in front.
-func (s *Service) findBlocks(f wire.Filter) ([]cut.Block, error) {
-	filter, err := readFilterOf(f, "a block", blockFields)
-	if err != nil {
-		return nil, err
-	}
+func (s *Service) findBlocks(filter conntrack.Filter) ([]cut.Block, error) {
 	if s.Cutter == nil {
 		return nil, errNoCutter()
 	}

@@ -9,18 +9,24 @@ import (
 
 // changeResult is wire.KillResult or wire.ModifyResult, or the greater part of wire.ReconcileResult.
 type changeResult struct {
-	verb      string // the member that says how many: killed or modified
-	n         int
-	matched   int
-	gone      int
-	spared    int
-	tried     int // of those that are to be killed
-	flows     []conntrack.Flow
-	truncated bool
-	failed    []failure
-	cut       *wire.CutResult // nil where nothing was to be cut
+	verb    string // the member that says how many: killed or modified
+	n       int
+	matched int
+	gone    int
+	spared  int
+	tried   int // of those that are to be killed
+	flows   []conntrack.Flow
+	cut     *wire.CutResult // nil where nothing was to be cut
 
 	more func(e encoder) // writes the members that only this change has; nil: none
+
+	failures
+}
+
+// failures are the first ones of a change.
+type failures struct {
+	failed    []failure
+	truncated bool // whether the result leaves out something
 }
 
 // failure is a flow that could not be changed; without a flow it is what kept the others from being
@@ -43,7 +49,7 @@ func (r *changeResult) changes() int { return r.n }
 func (r *changeResult) full() bool { return len(r.flows) >= maxShown }
 
 // fail adds a failure to those that the result shows. flow is nil where it is not one flow's.
-func (r *changeResult) fail(flow *conntrack.Flow, err error) {
+func (r *failures) fail(flow *conntrack.Flow, err error) {
 	r.truncated = r.truncated || flow == nil || len(r.failed) >= maxShown
 	if len(r.failed) < maxShown || flow == nil {
 		r.failed = append(r.failed, failure{flow, ErrorOf(err)})

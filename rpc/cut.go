@@ -95,8 +95,8 @@ func (k *killer) check(n int) error {
 	}
 }
 
-// prepare sees to it, before anything is deleted, that n flows can be cut as planned, and that addresses are not
-// kept apart between which the caller's own connections are.
+// prepare sees to it, before anything is deleted, that n flows can be cut as planned, and that
+// addresses are not kept apart between which the caller's own connections are.
 func (k *killer) prepare(ctx context.Context, n int, plan *cut.Plan, me *self, r *changeResult) error {
 	if k.cutter == nil {
 		return nil

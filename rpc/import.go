@@ -115,17 +115,13 @@ func flowText(f *conntrack.Flow) string {
 type importResult struct {
 	dryRun                              bool
 	created, replaced, skipped, orphans int
-	truncated                           bool
-	failed                              []failure
+	failures
 }
 
 func (r *importResult) add(f *conntrack.Flow, im *conntrack.Imported) {
 	switch {
 	case im.Err != nil:
-		r.truncated = r.truncated || len(r.failed) >= maxShown
-		if len(r.failed) < maxShown {
-			r.failed = append(r.failed, failure{f, importError(f, im.Err)})
-		}
+		r.fail(f, importError(f, im.Err))
 	case im.Outcome == conntrack.OutcomeCreated:
 		r.created++
 	case im.Outcome == conntrack.OutcomeReplaced:
@@ -156,8 +152,7 @@ func (r *importResult) cancelled(err error) (any, error) {
 	if r.created+r.replaced == 0 || r.dryRun {
 		return nil, err
 	}
-	r.failed = append(r.failed, failure{nil, ErrorOf(err)})
-	r.truncated = true
+	r.fail(nil, err)
 	return r, nil
 }
 

@@ -39,16 +39,16 @@ func blocksOf(flows []conntrack.Flow, o Options, local addrSet) []Block {
 		spared[p], spared[Pair{Src: p.Dst, Dst: p.Src}] = true, true
 	}
 	var blocks []Block
-	seen := map[Block]bool{}
+	seen := map[place]bool{}
 	for i := range flows {
 		t := &flows[i].Orig
 		b := Block{Src: t.Src, Dst: t.Dst, Zone: uint16(zoneOf(&flows[i], t))}
 		switch {
-		case !b.Src.IsValid() || !b.Dst.IsValid(), spared[Pair{b.Src, b.Dst}], seen[b]:
+		case !b.Src.IsValid() || !b.Dst.IsValid(), spared[Pair{b.Src, b.Dst}], seen[b.place()]:
 		case local.has(b.Src) && local.has(b.Dst):
 			// All of loopback would go, this program's own callers with it.
 		default:
-			seen[b] = true
+			seen[b.place()] = true
 			blocks = append(blocks, b)
 		}
 	}
@@ -196,18 +196,24 @@ func (c *Cutter) lift(blocks []Block) ([]Block, error) {
 		has[there[i].place()] = true
 	}
 	var lifted []Block
-	del := elements{}
 	for _, b := range blocks {
-		if !has[b.place()] {
-			continue
+		if has[b.place()] {
+			delete(has, b.place())
+			lifted = append(lifted, b)
 		}
-		delete(has, b.place())
-		set, key := blockKey(b.Src, b.Dst)
-		del.put(zone(b.Zone), set, nftables.SetElement{Key: key})
-		lifted = append(lifted, b)
 	}
 	if len(lifted) == 0 {
 		return nil, nil
 	}
-	return lifted, c.edit(nil, del)
+	return lifted, c.edit(nil, keysOfBlocks(lifted))
+}
+
+// keysOfBlocks returns the elements of blocks, to delete them.
+func keysOfBlocks(blocks []Block) elements {
+	e := elements{}
+	for i := range blocks {
+		set, key := blockKey(blocks[i].Src, blocks[i].Dst)
+		e.put(zone(blocks[i].Zone), set, nftables.SetElement{Key: key})
+	}
+	return e
 }

@@ -209,7 +209,7 @@ func (c *Cutter) keepOut(flows []conntrack.Flow, blocks []Block, o Options) (int
 	}
 	blocks, old := c.longer(blocks, o)
 	e := elementsOf(flows, blocks, o)
-	err := c.add(e, elementsOf(nil, old, o))
+	err := c.add(e, keysOfBlocks(old))
 	if errors.Is(err, unix.ENOENT) { // somebody has just flushed the ruleset
 		if err = c.ready(zonesOf(flows, blocks)); err == nil {
 			err = c.add(e, nil)

@@ -14,11 +14,7 @@ const unknown = 0
 // generation returns the number of the namespace's ruleset, which counts the transactions of all
 // (NFTA_GEN_ID, linux/netfilter/nf_tables.h). The library can't ask for it.
 func (c *Cutter) generation() (uint32, error) {
-	var cfg netlink.Config
-	if ns := c.table.NetNS(); ns != nil {
-		cfg.NetNS = int(ns.Fd())
-	}
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &cfg)
+	conn, err := dial(c.table, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return unknown, err
 	}

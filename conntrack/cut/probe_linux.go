@@ -41,8 +41,8 @@ var probeMarks = [...][2]uint32{
 }
 
 // probe sends a segment to each end of TCP connections that is not the router itself, as if by the
-// other end, and returns to how many it did and didn't. Addresses that are good on one link alone are
-// left out: nothing says which link.
+// other end, and returns to how many it did and didn't. Addresses that are good on one link alone get
+// none: nothing says which link.
 func probe(ctx context.Context, table Table, flows []conntrack.Flow, local addrSet, mark [2]uint32) (sent, unsent int, first error) {
 	var sockets rawSockets
 	defer sockets.close()

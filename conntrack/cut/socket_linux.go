@@ -76,9 +76,9 @@ func destroySockets(ctx context.Context, table Table, flows []conntrack.Flow, lo
 	if len(wanted) == 0 {
 		return 0, nil
 	}
-	diag, err := dialDiag(table)
+	diag, err := dial(table, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("open inet_diag: %w", err)
 	}
 	defer diag.Close()
 	closed := 0
@@ -97,16 +97,13 @@ func destroySockets(ctx context.Context, table Table, flows []conntrack.Flow, lo
 	return closed, nil
 }
 
-func dialDiag(table Table) (*netlink.Conn, error) {
+// dial opens a netlink socket of a protocol (NETLINK_*) in the table's network namespace.
+func dial(table Table, protocol int) (*netlink.Conn, error) {
 	var cfg netlink.Config
 	if ns := table.NetNS(); ns != nil {
 		cfg.NetNS = int(ns.Fd())
 	}
-	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &cfg)
-	if err != nil {
-		return nil, fmt.Errorf("open inet_diag: %w", err)
-	}
-	return c, nil
+	return netlink.Dial(protocol, &cfg)
 }
 
 // destroyAll closes those of the sockets of a family and protocol that are wanted.

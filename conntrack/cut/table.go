@@ -143,7 +143,7 @@ func merged(a, b []zone) []zone {
 
 // removeTable deletes a table, if it is there.
 func (c *Cutter) removeTable(name string) (found bool, err error) {
-	if c.claim != nil && name == c.claim.name {
+	if name == c.claim.name {
 		c.forget()
 	}
 	conn, err := c.conn()
