@@ -14,7 +14,10 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
-require golang.org/x/tools v0.51.0 // indirect
+require (
+	github.com/florianl/go-nfqueue/v2 v2.1.0 // indirect
+	golang.org/x/tools v0.51.0 // indirect
+)
 
 require (
 	github.com/alecthomas/kong v1.12.1

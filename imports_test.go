@@ -24,18 +24,19 @@ var directions = map[string][]string{
 	// The daemon. It opens the table; everything else reaches the table through rpc and helper.
 	"server/...": {"server/...", "rpc", "rpc/wire", "helper/...", "auth", "conntrack", "conntrack/cut"},
 	"rpc":        {"rpc/wire", "conntrack", "conntrack/cut"},
-	"helper":     {"helper/rtsp", "conntrack"},
+	"helper":     {"helper/rtsp", "conntrack", "conntrack/claim"},
 
 	// The clients know the contract and nothing of the daemon.
 	"clients/ctdclient": {"rpc/wire"},
 	"clients/cli":       {"clients/ctdclient", "rpc/wire"},
 
 	// What stands alone.
-	"conntrack":     {},
-	"conntrack/cut": {"conntrack"},
-	"rpc/wire":      {},
-	"auth":          {},
-	"helper/rtsp":   {},
+	"conntrack":       {},
+	"conntrack/cut":   {"conntrack", "conntrack/claim"},
+	"conntrack/claim": {},
+	"rpc/wire":        {},
+	"auth":            {},
+	"helper/rtsp":     {},
 
 	// What only tests and developers use.
 	"conntrack/conntracktest":         {"conntrack"},

@@ -10,9 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groupNew is the multicast group of ctnetlink in which the kernel tells of new flows
-// (NFNLGRP_CONNTRACK_NEW, linux/netfilter/nfnetlink.h).
-const groupNew = 1
+// Multicast groups of ctnetlink, in which the kernel tells of new flows and of those that ended
+// (enum nfnetlink_groups, linux/netfilter/nfnetlink.h).
+const (
+	groupNew     = 1 // NFNLGRP_CONNTRACK_NEW
+	groupDestroy = 3 // NFNLGRP_CONNTRACK_DESTROY
+)
 
 // eventBuffer is how many bytes of events wait in the kernel while nobody reads. It is taken only as
 // they come; an event of a few hundred bytes counts for some 800 to 1,200.
@@ -26,7 +29,7 @@ var (
 	ErrLost = errors.New("the kernel left events out, which came faster than they were read")
 	// ErrNoEvents says that the kernel tells of no flows in this namespace:
 	// net.netfilter.nf_conntrack_events is 0 or not there.
-	ErrNoEvents = errors.New("the kernel tells nobody of new flows: net.netfilter.nf_conntrack_events is off")
+	ErrNoEvents = errors.New("the kernel tells nobody of flows that begin or end: net.netfilter.nf_conntrack_events is off")
 )
 
 // NewFlows gives each flow that begins from now on, when its first packet has left the machine or
@@ -44,17 +47,30 @@ func (t *Table) NewFlows(ctx context.Context) (iter.Seq2[Flow, error], error) {
 }
 
 func (t *Table) newFlows(ctx context.Context, buffer int) (iter.Seq2[Flow, error], error) {
-	e, err := t.subscribe(ctx, buffer, groupNew)
+	return t.watch(ctx, "watch new flows", buffer, groupNew, msgNew)
+}
+
+// EndedFlows gives each flow that ends from now on, as NewFlows gives those that begin: by its timeout,
+// by a request, or because the table was full. Counters and the stop time are told where the kernel
+// keeps them. One whose time is over is told of when the kernel next comes by its entry, which can take
+// a minute. The socket costs the kernel work for every flow of the namespace that ends.
+func (t *Table) EndedFlows(ctx context.Context) (iter.Seq2[Flow, error], error) {
+	return t.watch(ctx, "watch ended flows", eventBuffer, groupDestroy, msgDelete)
+}
+
+// watch gives the flows of a group's messages of one type.
+func (t *Table) watch(ctx context.Context, op string, buffer int, group uint32, typ uint16) (iter.Seq2[Flow, error], error) {
+	e, err := t.subscribe(ctx, buffer, group)
 	if err != nil {
-		return nil, opError("watch new flows", err)
+		return nil, opError(op, err)
 	}
 	return func(yield func(Flow, error) bool) {
 		var f Flow
 		err := e.each(ctx, func(m *message, data []byte, err error) (more bool, _ error) {
 			switch {
 			case err != nil:
-				return yield(Flow{}, opError("watch new flows", err)), nil
-			case m.typ != msgNew:
+				return yield(Flow{}, opError(op, err)), nil
+			case m.typ != typ:
 				return true, nil
 			}
 			if err := e.dec.decodeFlow(&f, data); err != nil {
@@ -63,7 +79,7 @@ func (t *Table) newFlows(ctx context.Context, buffer int) (iter.Seq2[Flow, error
 			return yield(f, nil), nil
 		})
 		if err != nil {
-			yield(Flow{}, opError("watch new flows", err))
+			yield(Flow{}, opError(op, err))
 		}
 	}, nil
 }
