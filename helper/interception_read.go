@@ -67,10 +67,7 @@ func (r rules) queries() []query {
 
 // ask returns the answers without what differs from one time to the next.
 func (q query) ask(conn *netlink.Conn, family nftables.TableFamily) ([]byte, error) {
-	request, err := nfMessage(unix.NFNL_SUBSYS_NFTABLES, q.typ, q.dump, byte(family), q.attrs...)
-	if err != nil {
-		return nil, err
-	}
+	request := nfMessage(unix.NFNL_SUBSYS_NFTABLES, q.typ, q.dump, byte(family), q.attrs...)
 	for range dumpTries {
 		answers, err := conn.Execute(request)
 		if err != nil {

@@ -16,15 +16,13 @@ import (
 // transaction are messages to nf_tables that take effect together, or not at all.
 type transaction struct {
 	messages []netlink.Message
-	err      error // of the first message that can't be built
+	err      error // of rules that can't be sent
 }
 
 // add adds a message about a table of ours, or about something in it.
 func (t *transaction) add(typ int, flags netlink.HeaderFlags, family nftables.TableFamily, attrs ...netlink.Attribute) {
 	attrs = append([]netlink.Attribute{tableAttr()}, attrs...)
-	m, err := nfMessage(unix.NFNL_SUBSYS_NFTABLES, typ, flags|netlink.Acknowledge, byte(family), attrs...)
-	t.err = errors.Join(t.err, err)
-	t.messages = append(t.messages, m)
+	t.messages = append(t.messages, nfMessage(unix.NFNL_SUBSYS_NFTABLES, typ, flags|netlink.Acknowledge, byte(family), attrs...))
 }
 
 // tableAttr names the table. It is the first attribute of every message: NFTA_TABLE_NAME,
@@ -47,11 +45,11 @@ func (t *transaction) addSet(family nftables.TableFamily, s *set) {
 	var elements []netlink.Attribute
 	for _, key := range s.elements {
 		elements = append(elements, nest(unix.NFTA_LIST_ELEM,
-			t.attrs(nest(unix.NFTA_SET_ELEM_KEY, t.attrs(netlink.Attribute{Type: unix.NFTA_DATA_VALUE, Data: key})))))
+			marshal(nest(unix.NFTA_SET_ELEM_KEY, marshal(netlink.Attribute{Type: unix.NFTA_DATA_VALUE, Data: key})))))
 	}
 	t.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, family,
 		text(unix.NFTA_SET_ELEM_LIST_SET, s.name), number(unix.NFTA_SET_ELEM_LIST_SET_ID, s.id),
-		nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, t.attrs(elements...)))
+		nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, marshal(elements...)))
 }
 
 // addHelper adds the object that assigns a helper of the kernel's, for the table's family.
@@ -63,7 +61,7 @@ func (t *transaction) addHelper(family nftables.TableFamily, helper string) {
 }
 
 func (t *transaction) addChain(family nftables.TableFamily, c *chain) {
-	hook := t.attrs(number(unix.NFTA_HOOK_HOOKNUM, uint32(*c.hook)), number(unix.NFTA_HOOK_PRIORITY, uint32(*nftables.ChainPriorityMangle)))
+	hook := marshal(number(unix.NFTA_HOOK_HOOKNUM, uint32(*c.hook)), number(unix.NFTA_HOOK_PRIORITY, uint32(*nftables.ChainPriorityMangle)))
 	t.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, family,
 		text(unix.NFTA_CHAIN_NAME, c.name), nest(unix.NFTA_CHAIN_HOOK, hook),
 		number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)), text(unix.NFTA_CHAIN_TYPE, string(nftables.ChainTypeFilter)))
@@ -75,7 +73,7 @@ func (t *transaction) addChain(family nftables.TableFamily, c *chain) {
 			list = append(list, nest(unix.NFTA_LIST_ELEM, data))
 		}
 		t.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, family,
-			text(unix.NFTA_RULE_CHAIN, c.name), nest(unix.NFTA_RULE_EXPRESSIONS, t.attrs(list...)))
+			text(unix.NFTA_RULE_CHAIN, c.name), nest(unix.NFTA_RULE_EXPRESSIONS, marshal(list...)))
 	}
 }
 
@@ -126,10 +124,4 @@ func (t *transaction) batch() []netlink.Message {
 	}
 	all := append([]netlink.Message{mark(unix.NFNL_MSG_BATCH_BEGIN)}, t.messages...)
 	return append(all, mark(unix.NFNL_MSG_BATCH_END))
-}
-
-func (t *transaction) attrs(attrs ...netlink.Attribute) []byte {
-	b, err := netlink.MarshalAttributes(attrs)
-	t.err = errors.Join(t.err, err)
-	return b
 }

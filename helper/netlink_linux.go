@@ -26,12 +26,21 @@ func dial(table Table) (*netlink.Conn, error) {
 }
 
 // nfMessage is a message to a subsystem of nfnetlink (NFNL_SUBSYS_*).
-func nfMessage(subsystem, typ int, flags netlink.HeaderFlags, family byte, attrs ...netlink.Attribute) (netlink.Message, error) {
-	data, err := netlink.MarshalAttributes(attrs)
+func nfMessage(subsystem, typ int, flags netlink.HeaderFlags, family byte, attrs ...netlink.Attribute) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(subsystem<<8 | typ), Flags: netlink.Request | flags},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
-	}, err
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, marshal(attrs...)...),
+	}
+}
+
+// marshal returns attributes as they are sent. The library's error is one of an attribute that is too
+// long: none of ours can be.
+func marshal(attrs ...netlink.Attribute) []byte {
+	b, err := netlink.MarshalAttributes(attrs)
+	if err != nil {
+		panic(fmt.Sprintf("netlink attributes: %v", err))
+	}
+	return b
 }
 
 // number is an attribute with a number in network order.

@@ -33,15 +33,9 @@ const (
 // bytes, of which the kernel reads the first: it would always be the original one.
 func tuplePort(key expr.CtKey, direction byte) expression {
 	return func(byte) ([]byte, error) {
-		data, err := netlink.MarshalAttributes([]netlink.Attribute{
-			number(unix.NFTA_CT_KEY, uint32(key)),
-			{Type: unix.NFTA_CT_DIRECTION, Data: []byte{direction}},
-			number(unix.NFTA_CT_DREG, register),
-		})
-		if err != nil {
-			return nil, err
-		}
-		return netlink.MarshalAttributes([]netlink.Attribute{text(unix.NFTA_EXPR_NAME, "ct"), nest(unix.NFTA_EXPR_DATA, data)})
+		data := marshal(number(unix.NFTA_CT_KEY, uint32(key)), netlink.Attribute{Type: unix.NFTA_CT_DIRECTION, Data: []byte{direction}},
+			number(unix.NFTA_CT_DREG, register))
+		return marshal(text(unix.NFTA_EXPR_NAME, "ct"), nest(unix.NFTA_EXPR_DATA, data)), nil
 	}
 }
 
