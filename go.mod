@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/coreos/go-systemd/v22 v22.6.0
+	github.com/florianl/go-nfqueue/v2 v2.1.0
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.0
 	github.com/gorilla/rpc v1.2.1
@@ -14,10 +15,7 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
-require (
-	github.com/florianl/go-nfqueue/v2 v2.1.0 // indirect
-	golang.org/x/tools v0.51.0 // indirect
-)
+require golang.org/x/tools v0.51.0 // indirect
 
 require (
 	github.com/alecthomas/kong v1.12.1
