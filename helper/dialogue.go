@@ -52,9 +52,7 @@ func (c *connection) request(dir int, m *rtsp.Message, change changer) {
 	if dir == fromServer {
 		return
 	}
-	if s := c.session(m.Session); s != nil {
-		s.refresh() // every request keeps a session alive
-	}
+	c.session(m.Session).alive() // every request is a sign of life
 	if m.Method == rtsp.MethodSetup {
 		q.setup = c.plan(m, change)
 	}
@@ -128,30 +126,55 @@ const (
 
 // session is an RTSP session: the streams that a client has set up under one id.
 type session struct {
-	c       *connection
-	id      string
-	version string
-	state   string
-	timeout time.Duration // after which the server ends it without a sign of life
-	started time.Time
-	adopted bool
-	streams []*stream
-	count   int // of streams, over its life
+	c         *connection
+	id        string
+	version   string
+	state     string
+	timeout   time.Duration // after which the server ends it without a sign of life
+	started   time.Time
+	adopted   bool
+	refreshed time.Time // when its flows were given time
+	streams   []*stream
+	count     int // of streams, over its life
 }
 
 // session returns the session with an id. Without an id it is the only one.
 func (c *connection) session(id string) *session {
 	for _, s := range c.sessions {
-		if s.id == id || s.adopted || id == "" && len(c.sessions) == 1 {
+		if s.adopted && s.id == "" && id != "" {
+			s.id = id // one that was picked up is known by its streams alone
+		}
+		if s.id == id || id == "" && len(c.sessions) == 1 {
 			return s
 		}
 	}
 	return nil
 }
 
+// enter notes a new state. Packets that are on their way when a session is paused take the time away
+// again that its flows are given, so it is given once more when they have come.
 func (s *session) enter(state string) {
-	if s != nil {
-		s.state = state
+	if s == nil {
+		return
+	}
+	s.state = state
+	s.refresh()
+	if state != stateReady {
+		return
+	}
+	h := s.c.helper
+	time.AfterFunc(lateTime, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if slices.Contains(s.c.sessions, s) && s.state == stateReady {
+			s.refresh()
+		}
+	})
+}
+
+// alive gives the flows of a session time at its client's requests, once in a while.
+func (s *session) alive() {
+	if s != nil && time.Since(s.refreshed) >= refreshEvery {
 		s.refresh()
 	}
 }
@@ -161,6 +184,10 @@ func (s *session) enter(state string) {
 const (
 	minIdle = 3 * time.Minute
 	maxIdle = 2 * time.Hour
+	// lateTime is when packets have arrived that were on their way at a pause.
+	lateTime = time.Second
+	// refreshEvery bounds the work that a client's requests make.
+	refreshEvery = 5 * time.Second
 	// defaultSessionTimeout is what a session has whose server doesn't say (RFC 2326 section 12.37).
 	defaultSessionTimeout = time.Minute
 )

@@ -16,7 +16,7 @@ const (
 	holdTime = 100 * time.Millisecond
 	// maxHeld bounds the segments of a direction that wait. A sender that sends one byte a segment
 	// gets so far within a Transport header before it waits for an acknowledgement.
-	maxHeld = 64
+	maxHeld = 128
 	// maxEarly and maxEarlyBytes bound what came before its turn.
 	maxEarly      = 64
 	maxEarlyBytes = 64 << 10

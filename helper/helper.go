@@ -57,7 +57,7 @@ func Open(ctx context.Context, cfg Config) (*Helper, error) {
 	if err := h.open(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	cfg.Logger.Info("rtsp helper started", "strategy", k.strategy, "kernel_helper", k.helper, "function", k.function,
+	cfg.Logger.Info("rtsp helper started", "strategy", h.kernel.strategy, "kernel_helper", k.helper, "function", k.function,
 		"interception", h.interception.flavour(), "queue", cfg.Queue, "ports", cfg.Ports)
 	return h, nil
 }
@@ -78,6 +78,9 @@ func (h *Helper) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.verdicts = h.queue
+	if h.kernel.strategy == StrategyHelper && !h.queue.withConntrack {
+		h.kernel.strategy = StrategyHybrid
+	}
 	if h.interception, err = install(h.cfg.Table, rulesOf(h.cfg, h.kernel.helper), h.cfg.Logger); err != nil {
 		return err
 	}

@@ -272,6 +272,7 @@ func (st *stream) findExpected() {
 // refresh gives the flows of a session time again, and the expectations that wait.
 func (s *session) refresh() {
 	h := s.c.helper
+	s.refreshed = time.Now()
 	for _, st := range s.streams {
 		st.findExpected()
 		st.expectAgain()

@@ -63,6 +63,11 @@ func (h *Helper) sweepConnections(now time.Time) {
 			}
 		}
 		idle := now.Sub(c.seen)
+		for _, s := range c.sessions {
+			if s.state == stateReady && idle < s.idle() { // no packets do it
+				s.refresh()
+			}
+		}
 		switch {
 		case !c.known && idle > unknownIdle:
 			h.forget(c.connection)
