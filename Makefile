@@ -24,10 +24,10 @@ endif
 TOOL := $(GO) tool -modfile=deploy/tools.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test fuzz bench lint format docs clean
+.PHONY: help build run test test-kernel fuzz bench lint format docs clean
 
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/ctd, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ctd .
@@ -41,6 +41,10 @@ test: build ## install what is missing and run every check and test
 	@deploy/dev/install-deps test
 	@$(MAKE) --no-print-directory lint
 	CGO_ENABLED=$(if $(RACE),1,0) $(TESTENV) $(GO) test $(RACE) -count=1 $(EXEC) ./...
+
+test-kernel: build ## run kernel tests under Debian's own kernel, in QEMU (PACKAGES=./conntrack RUN=TestKernelGet)
+	@deploy/dev/install-deps test-kernel
+	@GO=$(GO) deploy/dev/test-kernel $(if $(V),-v) $(if $(RUN),-r '$(RUN)') $(PACKAGES)
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) deploy/dev/fuzz
