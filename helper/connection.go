@@ -40,7 +40,7 @@ type connection struct {
 func (h *Helper) newConnection(flow conntrack.Flow, known bool) *connection {
 	c := &connection{helper: h, flow: flow, known: known, seen: time.Now()}
 	for dir := range c.dirs {
-		c.dirs[dir] = direction{reader: side{c, dir}, sink: h.verdicts, count: &h.counters, seqAdj: flow.SeqAdj[dir]}
+		c.dirs[dir] = direction{reader: side{c, dir}, sink: h.verdicts, count: &h.counters, buffered: &h.buffered, seqAdj: flow.SeqAdj[dir]}
 		c.pending[dir] = make(map[uint64]*request)
 	}
 	return c
@@ -92,7 +92,7 @@ func (c *connection) segment(dir int, id uint32, seg *segment) {
 	if seg.flags&flagFIN != 0 {
 		c.finish(dir)
 	}
-	if s.alien || other.alien {
+	if s.alien || other.alien || s.blind > maxBlind { // most likely media inside an older connection
 		c.leave()
 	}
 	if c.left {

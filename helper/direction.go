@@ -17,6 +17,9 @@ const (
 	// maxHeld bounds the segments of a direction that wait. A sender that sends one byte a segment
 	// gets so far within a Transport header before it waits for an acknowledgement.
 	maxHeld = 128
+	// maxBlind is how many segments of a connection that was picked up in the middle may come without
+	// one that begins with a message.
+	maxBlind = 256
 	// maxEarly and maxEarlyBytes bound what came before its turn.
 	maxEarly      = 64
 	maxEarlyBytes = 64 << 10
@@ -74,7 +77,11 @@ type direction struct {
 	held   []heldSegment
 	passed uint32 // what is before it went out
 
-	edits     []edit
+	edits    []edit
+	buffered *int // what all directions keep, of it kept by this one
+	kept     int
+	blind    int // segments that came while nothing was known
+
 	seqAdj    conntrack.SeqAdj // as the kernel has it
 	acked     uint32           // what is before it has arrived, in the sender's numbers
 	ackedOnce bool
@@ -93,7 +100,11 @@ type heldSegment struct {
 
 // begin starts at the connection's first byte.
 func (s *direction) begin(next uint32) {
-	*s = direction{reader: s.reader, sink: s.sink, count: s.count, synced: true, first: true, next: next, passed: next}
+	s.lose()
+	*s = direction{
+		reader: s.reader, sink: s.sink, count: s.count, buffered: s.buffered,
+		synced: true, first: true, next: next, passed: next,
+	}
 }
 
 // take reads a segment and gives it, and those that have waited for it, their verdicts. What stays in
@@ -109,11 +120,25 @@ func (s *direction) take(id uint32, seg *segment) {
 		s.room = min(s.room, maxGrown-s.held[i].segment.end)
 	}
 	s.read(seg.first(), seg.payload())
+	if s.keep() > maxBuffered {
+		s.lose()
+	}
 	if len(s.held) > maxHeld {
 		s.giveUp()
 		return
 	}
 	s.release()
+}
+
+// keep takes down what is kept, and returns how much that is of all directions.
+func (s *direction) keep() int {
+	n := len(s.buf)
+	for _, p := range s.early {
+		n += len(p.data)
+	}
+	*s.buffered += n - s.kept
+	s.kept = n
+	return *s.buffered
 }
 
 // sync begins in the middle of a connection, where a segment begins with a message.
@@ -122,9 +147,10 @@ func (s *direction) sync(seg *segment) bool {
 	_, err := rtsp.Next(p)
 	line, _, whole := bytes.Cut(p, []byte("\n"))
 	if err != nil && !(errors.Is(err, rtsp.ErrShort) && whole) || !bytes.Contains(line, []byte("RTSP/")) {
+		s.blind++
 		return false
 	}
-	s.synced, s.next, s.passed = true, seg.first(), seg.first()
+	s.synced, s.next, s.passed, s.blind = true, seg.first(), seg.first(), 0
 	return true
 }
 
@@ -169,6 +195,7 @@ func (s *direction) keepEarly(first uint32, data []byte) {
 // lose stops to follow until a segment begins with a message again.
 func (s *direction) lose() {
 	s.synced, s.buf, s.looked, s.skip, s.early, s.waited = false, nil, 0, 0, nil, false
+	s.keep()
 }
 
 // acknowledged learns what the other side has got.
@@ -217,7 +244,7 @@ func (s *direction) unit() bool {
 		s.looked = len(s.buf)
 		return false
 	case err != nil, s.first && u.Message == nil && !u.Blank:
-		s.alien, s.buf = true, nil
+		s.alien, s.buf, s.early = true, nil, nil
 		s.count.NotRTSP++
 		return false
 	}

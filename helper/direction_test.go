@@ -28,6 +28,8 @@ type wire struct {
 	decided map[uint32]bool
 	out     map[uint32]byte // what the receiver has, by its own numbers
 	nextID  uint32
+
+	buffered int
 }
 
 func newWire(t *testing.T, isn uint32) *wire {
@@ -35,7 +37,7 @@ func newWire(t *testing.T, isn uint32) *wire {
 		t: t, sent: map[uint32][]byte{}, decided: map[uint32]bool{}, out: map[uint32]byte{},
 		changes: map[int]rtsp.Change{0: {ClientPort: rtsp.Ports{First: 6000, Last: 6001, Sep: '-'}}},
 	}
-	w.d = direction{reader: w, sink: w, count: &w.count}
+	w.d = direction{reader: w, sink: w, count: &w.count, buffered: &w.buffered}
 	w.d.begin(isn)
 	return w
 }

@@ -15,8 +15,13 @@ import (
 	"ctd/conntrack"
 )
 
-// maxConnections bounds the connections that are followed; others pass unread.
-const maxConnections = 16 << 10
+// Bounds of what is followed. Connections beyond pass unread.
+const (
+	maxConnections          = 16 << 10
+	maxConnectionsPerClient = 512
+	// maxBuffered bounds the bytes of all connections that wait for others to become whole messages.
+	maxBuffered = 32 << 20
+)
 
 // Helper lets RTSP streams in while it runs.
 type Helper struct {
@@ -31,6 +36,8 @@ type Helper struct {
 	mu       sync.Mutex // holds what follows, and everything below it
 	conns    map[conntrack.Tuple]conn
 	followed int // connections in conns, which has them under both their tuples
+	clients  map[netip.Addr]int
+	buffered int // bytes that wait, in all directions of all connections
 	byFlow   map[conntrack.Tuple]*stream
 	ports    ports
 	counters Counters
@@ -66,6 +73,7 @@ func newHelper(cfg Config, k kernel) *Helper {
 	return &Helper{
 		cfg: cfg, kernel: k, started: time.Now(), woken: make(chan struct{}, 1),
 		conns: make(map[conntrack.Tuple]conn), byFlow: make(map[conntrack.Tuple]*stream), ports: make(ports),
+		clients: make(map[netip.Addr]int),
 	}
 }
 
@@ -143,12 +151,15 @@ func (h *Helper) find(seg *segment, ct []byte) conn {
 	if err != nil {
 		return conn{}
 	}
-	if c, ok := h.conns[f.Orig]; ok && !c.known {
+	if f.Orig != t && f.Reply != t { // with a zone for each direction tuples don't tell whose they are
+		return conn{}
+	}
+	if c, ok := h.conns[f.Orig]; ok {
 		c.flow, c.known = f, true
 		h.conns[f.Reply] = conn{c.connection, fromServer}
-		return h.conns[t]
+	} else {
+		h.follow(h.newConnection(f, true))
 	}
-	h.follow(h.newConnection(f, true))
 	return h.conns[t]
 }
 
@@ -201,16 +212,29 @@ func zoneOf(ct []byte) uint16 {
 
 // follow takes up a connection.
 func (h *Helper) follow(c *connection) conn {
-	if h.followed >= maxConnections {
+	client := c.client()
+	if h.clients[client] >= maxConnectionsPerClient || h.followed >= maxConnections && !h.forgetUnknown() {
 		h.counters.Limited++
 		return conn{}
 	}
+	h.clients[client]++
 	h.followed++
 	h.conns[c.flow.Orig] = conn{c, fromClient}
 	if c.known {
 		h.conns[c.flow.Reply] = conn{c, fromServer}
 	}
 	return h.conns[c.flow.Orig]
+}
+
+// forgetUnknown makes room at the cost of a connection that may never come about: of those, a random one.
+func (h *Helper) forgetUnknown() bool {
+	for _, c := range h.conns {
+		if !c.known {
+			h.forget(c.connection)
+			return true
+		}
+	}
+	return false
 }
 
 // drop ends what a connection registered and follows it no more.
@@ -233,6 +257,12 @@ func (h *Helper) forget(c *connection) {
 		delete(h.conns, c.flow.Reply)
 	}
 	h.followed--
+	if h.clients[c.client()]--; h.clients[c.client()] == 0 {
+		delete(h.clients, c.client())
+	}
+	for dir := range c.dirs {
+		c.dirs[dir].lose()
+	}
 }
 
 // Run works until ctx ends or the helper can't go on.

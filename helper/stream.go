@@ -219,8 +219,11 @@ func (c *connection) create(f conntrack.Flow) (conntrack.Flow, error) {
 			return there, nil
 		case there.Orig == f.Orig && there.Reply == f.Reply, there.Orig == f.Reply && there.Reply == f.Orig:
 			return conntrack.Flow{}, nil
-		case c.helper.byFlow[there.Orig] != nil, !c.ends(&there):
+		case !c.ends(&there):
 			return conntrack.Flow{}, err
+		}
+		if st := c.helper.byFlow[there.Orig]; st != nil { // a client that begins anew, and whose old connection is forgotten
+			st.lostFlow(there.Orig)
 		}
 		if killed := table.Kill(ctx, []conntrack.Key{there.Key()})[0]; killed != nil && !errors.Is(killed, conntrack.ErrNotFound) {
 			return conntrack.Flow{}, killed
