@@ -351,6 +351,22 @@ func messageCases() []messageCase {
 			},
 		},
 		{
+			name: "two alternatives that say UDP",
+			text: lines("SETUP rtsp://a/b RTSP/1.0", "CSeq: 1", "Transport: RTP/AVP/UDP;client_port=5000-5001,RTP/AVPF/UDP;client_port=5000-5001"),
+			want: Message{
+				Request: true, Method: MethodSetup, URI: "rtsp://a/b", Major: 1, CSeq: 1, HasCSeq: true,
+				Transports: []Transport{
+					{Spec: "RTP/AVP/UDP", Lower: "UDP", ClientPort: pair(5000, 5001)},
+					{Spec: "RTP/AVPF/UDP", Lower: "UDP", ClientPort: pair(5000, 5001)},
+				},
+			},
+			rewrites: []rewriteCase{
+				{name: "one left as it is", changes: change(Change{ClientPort: Ports{First: 60000}}), want: []string{
+					"RTP/AVP;client_port=60000-60001,RTP/AVPF/UDP;client_port=5000-5001  ",
+				}},
+			},
+		},
+		{
 			name: "RealServer offering its own",
 			text: lines("SETUP rtsp://a:554/real.rm/streamid=0 RTSP/1.0", "CSeq: 3",
 				"Transport: x-real-rdt/mcast;client_port=6970;mode=play,x-real-rdt/udp;client_port=6970;mode=play,x-pn-tng/tcp;mode=play,rtp/avp;unicast;client_port=6970-6971;mode=play",
