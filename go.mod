@@ -3,6 +3,7 @@ module ctd
 go 1.26.0
 
 require (
+	github.com/BurntSushi/toml v1.5.0
 	github.com/coreos/go-systemd/v22 v22.6.0
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.0
