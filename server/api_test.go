@@ -105,7 +105,7 @@ func TestOpenRPCDocument(t *testing.T) {
 	for _, want := range []string{
 		"conntrack.list", "conntrack.get", "conntrack.count", "conntrack.kill", "conntrack.reconcile", "conntrack.modify", "conntrack.create",
 		"conntrack.flush", "conntrack.stats", "expect.list", "expect.get", "expect.create", "expect.kill", "expect.flush",
-		"server.info", "server.doctor", "server.whoami", "rpc.discover", "system.listMethods",
+		"helper.status", "helper.sessions", "helper.rules", "server.info", "server.doctor", "server.whoami", "rpc.discover", "system.listMethods",
 	} {
 		if !slices.Contains(names, want) {
 			t.Errorf("no method %s among %q", want, names)
