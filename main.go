@@ -1,5 +1,5 @@
 // Command ctd is a remote control for the Linux connection tracking table: `ctd serve` is the
-// daemon, every other verb is a client of it.
+// daemon, `ctd check-config` reads its configuration, every other verb is a client of it.
 package main
 
 import (

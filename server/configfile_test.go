@@ -5,14 +5,19 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"ctd/clients/ctdclient"
 	"ctd/conntrack"
+	"ctd/conntrack/conntracktest"
 	"ctd/helper"
 	"ctd/rpc"
+	"ctd/rpc/wire"
 )
 
 // configure writes a configuration file and reads it, with flags.
@@ -227,5 +232,39 @@ func TestCheckConfigCommand(t *testing.T) {
 		if status != c.status || !strings.Contains(stdout.String(), c.out) || !strings.Contains(stderr.String(), c.errors) || c.errors == "" && stderr.Len() > 0 {
 			t.Errorf("%s: status %d, %q, %q", name, status, stdout.String(), stderr.String())
 		}
+	}
+}
+
+// TestDaemonWithConfig: the daemon reads its file, flags win, and with the helper enabled it serves whether
+// that can start here or not, and leaves nothing behind.
+func TestDaemonWithConfig(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	ns.Conntrack()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ctd.toml")
+	text := "listen = [\"192.0.2.1:1\"]\ninsecure = true\nmax_body = 200\n[helper.rtsp]\nenabled = true\nports = [5554]\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startProcess(t, ns, dir, "--config", file)
+	c := p.client(ctdclient.Config{})
+	st, err := c.HelperStatus(t.Context())
+	if err != nil || !st.Enabled || st.Running == (st.Reason != "") || !slices.Equal(st.Settings.Ports, []uint16{5554}) {
+		t.Errorf("helper.status: %+v, %v", st, err)
+	}
+	for _, form := range []string{"nft", "iptables"} {
+		if rules, err := c.HelperRules(t.Context(), form); err != nil || rules.Rules == "" {
+			t.Errorf("helper.rules %s: %+v, %v", form, rules, err)
+		}
+	}
+	if _, err := c.Count(t.Context(), wire.CountParams{Filter: strings.Repeat(" ", 200)}); err == nil {
+		t.Error("max_body of the file isn't kept to")
+	}
+	p.end(syscall.SIGTERM)
+	if p.status != nil {
+		t.Errorf("it ended with %v\n%s", p.status, p.log.String())
+	}
+	if tables := ns.Exec("nft", "list", "tables"); strings.Contains(tables, helperTablePrefix) {
+		t.Errorf("left behind: %s", tables)
 	}
 }
