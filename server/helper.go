@@ -193,5 +193,5 @@ func (h *rtspHelper) hint(err error) string {
 	case unsupported(err):
 		return "the kernel may lack NFQUEUE: modprobe -a nfnetlink_queue nft_queue"
 	}
-	return "ctd doctor says more; it is tried again every " + h.retry.String()
+	return "it is tried again every " + h.retry.String() + "; the daemon's log may say more"
 }
