@@ -30,18 +30,13 @@ func (q queued) String() string {
 	return fmt.Sprintf("%s -> %s flags %#02x %q", q.from, q.to, q.flags, q.data)
 }
 
-const (
-	flagSYN = 0x02
-	flagACK = 0x10
-)
-
-// reader lets all packets of a queue pass and keeps them.
-type reader struct {
+// queueReader lets all packets of a queue pass and keeps them.
+type queueReader struct {
 	mu      sync.Mutex
 	packets []queued
 }
 
-func newReader(t testing.TB, table *conntrack.Table, number uint16) *reader {
+func newReader(t testing.TB, table *conntrack.Table, number uint16) *queueReader {
 	t.Helper()
 	nf, err := nfqueue.Open(&nfqueue.Config{
 		NetNS: int(table.NetNS().Fd()), NfQueue: number, MaxPacketLen: 0xffff, MaxQueueLen: 256, Copymode: nfqueue.NfQnlCopyPacket,
@@ -49,7 +44,7 @@ func newReader(t testing.TB, table *conntrack.Table, number uint16) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reader{}
+	r := &queueReader{}
 	ctx, stop := context.WithCancel(context.Background())
 	err = nf.RegisterWithErrorFunc(ctx, func(a nfqueue.Attribute) int {
 		r.mu.Lock()
@@ -95,7 +90,7 @@ func parsePacket(b []byte) queued {
 }
 
 // take returns the packets so far, and begins anew.
-func (r *reader) take() []queued {
+func (r *queueReader) take() []queued {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.packets
@@ -261,7 +256,7 @@ func flowOf(t *testing.T, table Table, port uint16) conntrack.Flow {
 }
 
 // settle waits until no packet of a connection is under way.
-func (r *reader) settle() []queued {
+func (r *queueReader) settle() []queued {
 	var all []queued
 	for {
 		time.Sleep(20 * time.Millisecond)
@@ -329,7 +324,7 @@ func TestKernelQueued(t *testing.T) {
 	}
 }
 
-func testWay(t *testing.T, tp *conntracktest.Topology, table *conntrack.Table, r *reader, w way, late bool) {
+func testWay(t *testing.T, tp *conntracktest.Topology, table *conntrack.Table, r *queueReader, w way, late bool) {
 	client, server := w.open(t, tp)
 	exchange(t, client, server, "hello")
 	w.check(t, r.settle(), "hello")
