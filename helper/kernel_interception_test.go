@@ -1,9 +1,9 @@
 package helper
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -37,13 +37,11 @@ func installed(t testing.TB, table Table, r rules) *interception {
 
 // everything returns all rules of a namespace, of nft and of both kinds of iptables.
 func everything(ns *conntracktest.NS) string {
-	all := ns.Exec("nft", "list", "ruleset")
-	for _, save := range []string{"iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"} {
-		if _, err := exec.LookPath(save); err == nil {
-			all += save + "\n" + ns.Exec("sh", "-c", save+" | grep -v '^#'; true")
-		}
-	}
-	return all
+	return ns.Exec("sh", "-c", `nft list ruleset
+for save in iptables-save ip6tables-save iptables-legacy-save ip6tables-legacy-save; do
+	! command -v $save || $save | grep -v '^#'
+done
+true`)
 }
 
 func TestKernelInstall(t *testing.T) {
@@ -195,14 +193,22 @@ table bridge ctd_rtsp { }`
 		ns.Conntrack()
 		ns.Nft(foreign)
 		table := tableIn(t, ns)
-		before := everything(ns)
+		nft := func() string { return ns.Exec("nft", "list", "ruleset") }
+		before := nft()
 		killed := installed(t, table, rulesOf(Config{Queue: 99, Ports: []uint16{1000}}, "Q.931"))
 		if err := killed.claim.Close(); err != nil {
 			t.Fatal(err)
 		}
 		ns.Nft("table ip ctd_rtsp { }\ntable ip6 ctd_rtsp { }")
-		i := installed(t, table, rulesOf(Config{Manual: manual}, "Q.931"))
-		list := everything(ns)
+		var log bytes.Buffer
+		i, err := install(table, rulesOf(Config{Manual: manual}, "Q.931"), slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(log.String(), "left behind") || strings.Contains(log.String(), "twice") == manual {
+			t.Errorf("manual %v: logged\n%s", manual, &log)
+		}
+		list := nft()
 		if strings.Contains(list, "1000") || strings.Contains(list, "table ip6 ctd_rtsp") || strings.Contains(list, "table ip ctd_rtsp") {
 			t.Errorf("manual %v: something is left of the predecessor:\n%s", manual, list)
 		}
@@ -213,16 +219,16 @@ table bridge ctd_rtsp { }`
 			if ok, err := i.intact(); !ok || err != nil {
 				t.Errorf("intact: %v, %v", ok, err)
 			}
-			if err := i.restore(); err != nil || everything(ns) != before {
-				t.Errorf("rules were installed: %v\n%s", err, everything(ns))
+			if err := i.restore(); err != nil || nft() != before {
+				t.Errorf("rules were installed: %v\n%s", err, nft())
 			}
 			ns.Nft("table inet ctd_rtsp { }") // of somebody who took the name: not ours to delete
-			before = everything(ns)
+			before = nft()
 		}
 		if err := i.close(); err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(before, everything(ns)); d != "" {
+		if d := cmp.Diff(before, nft()); d != "" {
 			t.Errorf("manual %v: rules (-before +after):\n%s", manual, d)
 		}
 	}

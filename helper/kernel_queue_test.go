@@ -307,6 +307,7 @@ var installers = []installer{
 func TestKernelQueued(t *testing.T) {
 	for _, in := range installers {
 		t.Run(in.name, func(t *testing.T) {
+			t.Parallel()
 			tp := conntracktest.NewTopology(t)
 			forwardPorts(tp)
 			table := tableIn(t, tp.Router)
