@@ -69,7 +69,7 @@ func openQueue(ctx context.Context, cfg *Config, handle func(packet), lost func(
 		case errors.Is(err, unix.EOPNOTSUPP) && flags&nfqueue.NfQaCfgFlagConntrack != 0:
 			flags &^= nfqueue.NfQaCfgFlagConntrack // built without CONFIG_NETFILTER_NETLINK_GLUE_CT
 			continue
-		case !errors.Is(err, errQueueTaken) || ctx.Err() != nil || time.Now().After(deadline):
+		case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EBUSY) || ctx.Err() != nil || time.Now().After(deadline):
 			return nil, err
 		}
 		time.Sleep(takenRetry)
@@ -102,7 +102,7 @@ func newQueue(ctx context.Context, cfg *Config, flags uint32, handle func(packet
 		stop()
 		err = errors.Join(err, nfq.Con.Close())
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EPERM) && hasReader(cfg) {
-			return nil, fmt.Errorf("packet queue %d: %w", cfg.Queue, errQueueTaken)
+			return nil, fmt.Errorf("packet queue %d: %w (%w)", cfg.Queue, errQueueTaken, err)
 		}
 		return nil, fmt.Errorf("read packet queue %d: %w", cfg.Queue, err)
 	}
