@@ -3,19 +3,26 @@ module ctd
 go 1.26.0
 
 require (
+	github.com/bluenviron/gortsplib/v4 v4.12.3
 	github.com/coreos/go-systemd/v22 v22.6.0
+	github.com/florianl/go-nfqueue/v2 v2.1.0
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.0
 	github.com/gorilla/rpc v1.2.1
 	github.com/kolo/xmlrpc v0.0.0-20220921171641-a4b6fa1dd06b
 	github.com/mdlayher/netlink v1.9.0
+	github.com/pion/rtp v1.8.11
 	github.com/ti-mo/conntrack v0.6.0
 	golang.org/x/net v0.62.0
 	golang.org/x/sys v0.49.0
 )
 
 require (
-	github.com/florianl/go-nfqueue/v2 v2.1.0 // indirect
+	github.com/bluenviron/mediacommon v1.14.0 // indirect
+	github.com/google/uuid v1.6.0 // indirect
+	github.com/pion/randutil v0.1.0 // indirect
+	github.com/pion/rtcp v1.2.15 // indirect
+	github.com/pion/sdp/v3 v3.0.10 // indirect
 	golang.org/x/tools v0.51.0 // indirect
 )
 

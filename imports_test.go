@@ -40,6 +40,7 @@ var directions = map[string][]string{
 
 	// What only tests and developers use.
 	"conntrack/conntracktest":         {"conntrack"},
+	"helper/rtsptest":                 {"conntrack/conntracktest"},
 	"clients/ctdclient/ctdclienttest": {"rpc/wire"},
 	"deploy/...":                      {"clients/ctdclient", "rpc/wire"},
 }
@@ -48,7 +49,7 @@ var directions = map[string][]string{
 var forTests = map[string][]string{
 	"conntrack/...": {"conntrack/conntracktest"},
 	"rpc":           {"conntrack/conntracktest"},
-	"helper/...":    {"conntrack/conntracktest"},
+	"helper/...":    {"conntrack/conntracktest", "helper/rtsptest"},
 	// A server is tested by what its users have: the Go client.
 	"server/...": {"conntrack/conntracktest", "clients/ctdclient"},
 	// The command line is tested against a running daemon.

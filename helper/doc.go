@@ -4,8 +4,9 @@
 // the exact flows when the server has agreed.
 //
 // The way of a packet: queue (queue.go) -> connection (connection.go), which puts the segments of
-// each direction in order (stream.go) -> the parser (helper/rtsp) -> dialogue (dialogue.go), which
-// matches requests and replies -> media (media.go), which registers through the table -> verdict.
+// each direction in order (direction.go) -> the parser (helper/rtsp) -> dialogue (dialogue.go), which
+// matches requests and replies -> setup (setup.go) and stream (stream.go), which register through the
+// table -> verdict.
 //
 // A packet always gets a verdict, and where anything is in doubt that is to let it pass unchanged.
 package helper

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctd/conntrack"
+	"ctd/conntrack/claim"
 )
 
 // Errors of Prepare and Cut that a caller may branch on.
@@ -46,7 +47,7 @@ type Config struct {
 type Cutter struct {
 	table  Table
 	logger *slog.Logger
-	claim  *claim // of a name for the nftables table
+	claim  *claim.Claim // of a name for the nftables table
 
 	mu      sync.Mutex
 	zones   []zone         // that the nftables table has sets for
@@ -72,11 +73,11 @@ func Open(cfg Config) (*Cutter, error) {
 	}
 	c.stopped, c.stop = context.WithCancel(context.Background())
 	var err error
-	if c.claim, err = newClaim(cfg.Table); err != nil {
+	if c.claim, err = claim.Take(cfg.Table, TablePrefix, maxTables); err != nil {
 		return nil, fmt.Errorf("open nf_tables: %w", err)
 	}
 	var dead []string
-	err = c.claim.eachDead(cfg.Table, func(name string) error {
+	err = c.claim.EachDead(func(name string) error {
 		found, err := c.removeTable(name)
 		if found {
 			dead = append(dead, name)
@@ -84,7 +85,7 @@ func Open(cfg Config) (*Cutter, error) {
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open nf_tables: %w", err), c.claim.close())
+		return nil, errors.Join(fmt.Errorf("open nf_tables: %w", err), c.claim.Close())
 	}
 	if len(dead) > 0 {
 		c.logger.Info("deleted nftables tables that were left behind", "tables", dead)
@@ -93,7 +94,7 @@ func Open(cfg Config) (*Cutter, error) {
 }
 
 // Name returns the name of the nftables table, of family inet.
-func (c *Cutter) Name() string { return c.claim.name }
+func (c *Cutter) Name() string { return c.claim.Name() }
 
 // Close deletes the nftables table: what was kept out is so no longer.
 func (c *Cutter) Close() error {
@@ -108,8 +109,8 @@ func (c *Cutter) Close() error {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	_, err := c.removeTable(c.claim.name)
-	return errors.Join(err, c.claim.close())
+	_, err := c.removeTable(c.claim.Name())
+	return errors.Join(err, c.claim.Close())
 }
 
 // Options say how connections are cut.
@@ -268,8 +269,8 @@ func (c *Cutter) expire() {
 		c.timer.Reset(rest)
 		return
 	}
-	if _, err := c.removeTable(c.claim.name); err != nil {
-		c.logger.Warn("an nftables table is left behind", "table", c.claim.name, "error", err)
+	if _, err := c.removeTable(c.claim.Name()); err != nil {
+		c.logger.Warn("an nftables table is left behind", "table", c.claim.Name(), "error", err)
 	}
 	c.timer = nil
 }

@@ -218,7 +218,7 @@ func TestLeftBehind(t *testing.T) {
 	}
 	// As if both were killed: their claims go, and their tables stay.
 	for _, c := range []*Cutter{r.cut, second} {
-		if err := c.claim.close(); err != nil {
+		if err := c.claim.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}

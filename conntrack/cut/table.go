@@ -38,7 +38,7 @@ func roomForAnswers(conn *netlink.Conn) error {
 }
 
 func (c *Cutter) nftTable() *nftables.Table {
-	return &nftables.Table{Name: c.claim.name, Family: nftables.TableFamilyINet}
+	return &nftables.Table{Name: c.claim.Name(), Family: nftables.TableFamilyINet}
 }
 
 // set returns a set of the table.
@@ -62,8 +62,8 @@ func (c *Cutter) declare(zones []zone) error {
 	if is(err, unix.EEXIST, unix.EINVAL, unix.EOPNOTSUPP, unix.EBUSY, unix.ENOENT) {
 		// Others may have restored a saved one, which nft(8) makes a little different, or have a chain
 		// where ours is to be.
-		if found, rerr := c.removeTable(c.claim.name); rerr == nil && found {
-			c.logger.Warn("an nftables table was not what it should be, and is made anew", "table", c.claim.name, "error", err)
+		if found, rerr := c.removeTable(c.claim.Name()); rerr == nil && found {
+			c.logger.Warn("an nftables table was not what it should be, and is made anew", "table", c.claim.Name(), "error", err)
 			err = c.make(zones)
 		}
 	}
@@ -143,7 +143,7 @@ func merged(a, b []zone) []zone {
 
 // removeTable deletes a table, if it is there.
 func (c *Cutter) removeTable(name string) (found bool, err error) {
-	if name == c.claim.name {
+	if name == c.claim.Name() {
 		c.forget()
 	}
 	conn, err := c.conn()
@@ -181,7 +181,7 @@ func (c *Cutter) forget() {
 
 // recall learns what of ours is left when others have changed the ruleset.
 func (c *Cutter) recall() error {
-	there, err := c.isThere(c.claim.name)
+	there, err := c.isThere(c.claim.Name())
 	if err != nil {
 		return err
 	}

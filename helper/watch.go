@@ -1,0 +1,179 @@
+package helper
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"ctd/conntrack"
+)
+
+const (
+	// sweepEvery is how often it is looked whether everything is still there.
+	sweepEvery = 10 * time.Second
+	// idleCheck is the time without packets after which a connection's entry is looked for.
+	idleCheck = time.Minute
+	// unknownIdle is how long a connection may be in its handshake.
+	unknownIdle = 2 * time.Minute
+	// replyTime is how long a request awaits its reply.
+	replyTime = time.Minute
+	// watchAgain is how long it is waited after the kernel's events failed.
+	watchAgain = 10 * time.Second
+)
+
+// sweep looks after what nobody tells of: rules that others flushed, connections that ended in
+// silence, requests without a reply.
+func (h *Helper) sweep(ctx context.Context) error {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		h.keepRules()
+		h.mu.Lock()
+		h.sweepConnections(time.Now())
+		h.mu.Unlock()
+	}
+}
+
+// keepRules makes the rules again where somebody flushed them.
+func (h *Helper) keepRules() {
+	intact, err := h.interception.intact()
+	if err == nil && !intact {
+		h.cfg.Logger.Warn("somebody changed or deleted the RTSP helper's rules; they are made again", "table", tableName)
+		err = h.interception.restore()
+	}
+	if err != nil {
+		h.cfg.Logger.Warn("the RTSP helper's rules can't be kept", "table", tableName, "error", err)
+	}
+}
+
+func (h *Helper) sweepConnections(now time.Time) {
+	for t, c := range h.conns {
+		if t != c.flow.Orig {
+			continue
+		}
+		for seq, q := range c.pending[fromClient] {
+			if now.Sub(q.at) > replyTime {
+				c.cancel(q)
+				delete(c.pending[fromClient], seq)
+			}
+		}
+		idle := now.Sub(c.seen)
+		for _, s := range c.sessions {
+			if s.state == stateReady && idle < s.idle() { // no packets do it
+				s.refresh()
+			}
+		}
+		switch {
+		case !c.known && idle > unknownIdle:
+			h.forget(c.connection)
+		case c.known && idle > idleCheck:
+			if err := c.lookup(); errors.Is(err, conntrack.ErrNotFound) {
+				h.drop(c.connection, "gone from the table")
+			}
+		}
+	}
+}
+
+// wake lets watchEnds know that there are streams.
+func (h *Helper) wake() {
+	select {
+	case h.woken <- struct{}{}:
+	default:
+	}
+}
+
+// watchEnds ends the sessions of connections whose entry ends. It listens only while there are
+// streams: the kernel tells of every flow of the namespace.
+func (h *Helper) watchEnds(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.woken:
+		}
+		err := h.watchWhileBusy(ctx)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		h.cfg.Logger.Warn("the kernel doesn't tell of flows that end; it is looked for them", "error", err)
+		if errors.Is(err, conntrack.ErrNoEvents) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchAgain):
+			h.wake()
+		}
+	}
+}
+
+// watchWhileBusy listens until there are no streams any more.
+func (h *Helper) watchWhileBusy(ctx context.Context) error {
+	events, err := h.cfg.Table.EndedFlows(ctx)
+	if err != nil {
+		return err
+	}
+	h.checkAll() // what ended before it was listened
+	if h.idle() {
+		return nil
+	}
+	for f, err := range events {
+		switch {
+		case errors.Is(err, conntrack.ErrLost):
+			h.checkAll()
+		case err != nil:
+			return err
+		default:
+			h.ended(&f)
+		}
+		if h.idle() {
+			return nil
+		}
+	}
+	return nil
+}
+
+// ended takes note of a flow that ended.
+func (h *Helper) ended(f *conntrack.Flow) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if st := h.byFlow[f.Orig]; st != nil {
+		for i := range st.flows {
+			if st.flows[i].ID == f.ID {
+				st.lostFlow(f.Orig)
+				return
+			}
+		}
+	}
+	if c, ok := h.conns[f.Orig]; ok && c.known && c.flow.ID == f.ID && c.flow.Zone == f.Zone {
+		h.drop(c.connection, "ended in the table")
+	}
+}
+
+// checkAll looks whether the connections are still there.
+func (h *Helper) checkAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for t, c := range h.conns {
+		if t == c.flow.Orig && c.streamCount() > 0 && errors.Is(c.lookup(), conntrack.ErrNotFound) {
+			h.drop(c.connection, "gone from the table")
+		}
+	}
+}
+
+// idle tells whether there are no streams, and clears what was to wake for them.
+func (h *Helper) idle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.conns {
+		if c.streamCount() > 0 {
+			return false
+		}
+	}
+	return true
+}
