@@ -63,8 +63,8 @@ lint: ## check format, go vet and staticcheck
 format: ## format the Go files
 	$(TOOL) gofumpt -w .
 
-docs: ## write docs/api.md anew from the method registry
-	$(GO) test ./server -run TestAPIDocs -update
+docs: ## write docs/api.md and docs/configuration.md anew from the code
+	$(GO) test ./server -run 'TestAPIDocs|TestConfigDocs' -update
 
 clean: ## remove what was built
 	rm -rf bin

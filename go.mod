@@ -3,6 +3,7 @@ module ctd
 go 1.26.0
 
 require (
+	github.com/BurntSushi/toml v1.5.0
 	github.com/bluenviron/gortsplib/v4 v4.12.3
 	github.com/coreos/go-systemd/v22 v22.6.0
 	github.com/florianl/go-nfqueue/v2 v2.1.0
@@ -12,18 +13,27 @@ require (
 	github.com/kolo/xmlrpc v0.0.0-20220921171641-a4b6fa1dd06b
 	github.com/mdlayher/netlink v1.9.0
 	github.com/pion/rtp v1.8.11
+	github.com/prometheus/client_golang v1.22.0
 	github.com/ti-mo/conntrack v0.6.0
 	golang.org/x/net v0.62.0
 	golang.org/x/sys v0.49.0
 )
 
 require (
+	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/bluenviron/mediacommon v1.14.0 // indirect
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
+	github.com/kylelemons/godebug v1.1.0 // indirect
+	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/pion/randutil v0.1.0 // indirect
 	github.com/pion/rtcp v1.2.15 // indirect
 	github.com/pion/sdp/v3 v3.0.10 // indirect
+	github.com/prometheus/client_model v0.6.1 // indirect
+	github.com/prometheus/common v0.62.0 // indirect
+	github.com/prometheus/procfs v0.15.1 // indirect
 	golang.org/x/tools v0.51.0 // indirect
+	google.golang.org/protobuf v1.36.5 // indirect
 )
 
 require (

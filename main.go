@@ -1,5 +1,5 @@
 // Command ctd is a remote control for the Linux connection tracking table: `ctd serve` is the
-// daemon, every other verb is a client of it.
+// daemon, `ctd check-config` reads its configuration, every other verb is a client of it.
 package main
 
 import (
@@ -25,8 +25,14 @@ func main() {
 			return server.Command(ctx, args, version, os.Stdout, os.Stderr)
 		},
 	}
+	check := cli.Command{
+		Name: "check-config", Help: "Say what is wrong with a configuration file.",
+		Run: func(_ context.Context, args []string) int {
+			return server.CheckConfigCommand(args, os.Stdout, os.Stderr)
+		},
+	}
 	status := cli.Run(ctx, os.Args[1:], cli.Options{
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Commands: []cli.Command{serve},
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Commands: []cli.Command{serve, check},
 	})
 	os.Exit(status)
 }

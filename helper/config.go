@@ -136,13 +136,13 @@ func (c *Config) Check() error {
 }
 
 // checkInterface tells whether a name can be an interface's (dev_valid_name, net/core/dev.c), and one
-// that can be written into rules.
+// that can be written into rules, where + and * would stand for more than themselves, and ! for the rest.
 func checkInterface(name string) error {
 	if name == "" || len(name) >= 16 || name == "." || name == ".." {
 		return fmt.Errorf("%q is no name of an interface", name)
 	}
 	for _, r := range name {
-		if r <= ' ' || r > '~' || r == '/' || r == ':' || r == '"' || r == '\'' || r == '\\' || r == '*' {
+		if r <= ' ' || r > '~' || r == '/' || r == ':' || r == '"' || r == '\'' || r == '\\' || r == '*' || r == '+' || r == '!' {
 			return fmt.Errorf("%q is no name of an interface", name)
 		}
 	}

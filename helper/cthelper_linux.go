@@ -108,7 +108,7 @@ func cthelper(table Table, fn func(conn *netlink.Conn, family byte) error) error
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(transactionPatience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(answerPatience)); err != nil {
 		return err
 	}
 	for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {

@@ -64,8 +64,6 @@ func Open(ctx context.Context, cfg Config) (*Helper, error) {
 	if err := h.open(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	cfg.Logger.Info("rtsp helper started", "strategy", h.kernel.strategy, "kernel_helper", k.helper, "function", k.function,
-		"interception", h.interception.flavour(), "queue", cfg.Queue, "ports", cfg.Ports)
 	return h, nil
 }
 

@@ -67,7 +67,7 @@ func install(table Table, r rules, logger *slog.Logger) (*interception, error) {
 		return nil, errOtherHelper
 	}
 	if err := i.begin(); err != nil {
-		return nil, errors.Join(err, i.claim.Close())
+		return nil, errors.Join(err, i.close()) // close: the tables may be there and not have been read
 	}
 	return i, nil
 }
@@ -85,6 +85,9 @@ func (i *interception) begin() error {
 	}
 	if err != nil {
 		return err
+	}
+	if i.isThere(manualTable) {
+		i.logger.Warn("packets are queued twice: there are rules that the administrator installed for a helper without its own", "table", manualTable)
 	}
 	return i.choose()
 }
@@ -106,6 +109,7 @@ func (i *interception) choose() error {
 		}
 		refused = append(refused, fmt.Errorf("%s in %v: %w", f.name, names(i.families()), err))
 	}
+	i.how = flavour{}
 	return fmt.Errorf("%w: %w", errNoQueue, errors.Join(refused...))
 }
 

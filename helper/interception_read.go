@@ -88,3 +88,14 @@ func (q query) ask(conn *netlink.Conn, family nftables.TableFamily) ([]byte, err
 	}
 	return nil, errInterrupted
 }
+
+// isThere tells whether there is a table of family inet by a name.
+func (i *interception) isThere(name string) bool {
+	conn, err := dial(i.table)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_, err = conn.Execute(nfMessage(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETTABLE, 0, unix.NFPROTO_INET, text(unix.NFTA_TABLE_NAME, name)))
+	return err == nil
+}

@@ -77,8 +77,9 @@ func (t *transaction) addChain(family nftables.TableFamily, c *chain) {
 	}
 }
 
-// transactionPatience is how long the kernel may take for one. It waits for a grace period or two.
-const transactionPatience = 10 * time.Second
+// answerPatience is how long an answer of the kernel's may take. It is there at once where the machine
+// isn't busy.
+const answerPatience = 30 * time.Second
 
 // send sends the messages and returns what the kernel said first.
 func (t *transaction) send(table Table) error {
@@ -90,10 +91,10 @@ func (t *transaction) send(table Table) error {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(transactionPatience)); err != nil {
+	if _, err := conn.SendMessages(t.batch()); err != nil { // which takes as long as the transaction does
 		return err
 	}
-	if _, err := conn.SendMessages(t.batch()); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(answerPatience)); err != nil {
 		return err
 	}
 	var first error

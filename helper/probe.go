@@ -44,21 +44,34 @@ var functions = []string{"sip", "nat-follow-master"}
 // is there before any daemon.
 func probe(ctx context.Context, cfg Config) (kernel, error) {
 	cfg.complete()
+	k, err := kernel{}, errNotTried
 	if !cfg.Manual {
-		if k, err := probeOwn(ctx, cfg); err == nil || ctx.Err() != nil {
-			return k, ctx.Err()
-		}
+		k, err = probeOwn(ctx, cfg)
 	}
-	k := kernel{
+	if err != nil {
+		k, err = probeBorrowed(ctx, cfg)
+	}
+	if err != nil {
+		cfg.Logger.Info("no expectations can be made in this kernel", "error", err)
+		k = kernel{strategy: StrategyFlows}
+	}
+	if ctx.Err() != nil {
+		return kernel{}, errors.Join(ctx.Err(), k.close())
+	}
+	return k, nil
+}
+
+// errNotTried stands for a helper of our own where connections don't get it.
+var errNotTried = errors.New("not tried")
+
+// probeBorrowed tries the kernel's helper.
+func probeBorrowed(ctx context.Context, cfg Config) (k kernel, err error) {
+	k = kernel{
 		strategy: StrategyHybrid, helper: borrowedHelper,
 		expectMax: borrowedHelperExpectMax, expectTimeout: borrowedHelperExpectTimeout,
 	}
-	var err error
-	if k.function, err = tryHelper(ctx, cfg, k.helper); err != nil {
-		cfg.Logger.Info("no expectations can be made in this kernel", "kernel_helper", k.helper, "error", err)
-		return kernel{strategy: StrategyFlows}, ctx.Err()
-	}
-	return k, ctx.Err()
+	k.function, err = tryHelper(ctx, cfg, k.helper)
+	return k, err
 }
 
 // probeOwn registers our helper and tries it.
@@ -94,10 +107,10 @@ func (k *kernel) close() error {
 
 const (
 	// trialTimeout is when the kernel deletes what a process leaves that was killed while it tried.
-	trialTimeout = 5 * time.Second
-	// trialPatience is how long it may take, which is some milliseconds. A trial isn't cut short in
-	// between, so that it is known what has to be deleted.
-	trialPatience = 3 * time.Second
+	trialTimeout = 30 * time.Second
+	// trialPatience is how long it may take, which is some milliseconds where the machine isn't busy. A
+	// trial isn't cut short in between, so that it is known what has to be deleted.
+	trialPatience = 20 * time.Second
 	// trialTries is how often other ports are tried where a flow has them.
 	trialTries = 4
 )
@@ -151,8 +164,8 @@ func tryWith(ctx context.Context, table Table, f conntrack.Flow) (function strin
 		return "", fmt.Errorf("a flow got the helper %q instead of %q", made.Helper, f.Helper)
 	}
 	var errs []error
-	for _, name := range functions {
-		e, err := table.CreateExpect(ctx, trialExpect(f, name))
+	for i, name := range functions {
+		e, err := table.CreateExpect(ctx, trialExpect(f, name, uint16(1024+i)))
 		if err == nil {
 			return name, table.KillExpects(ctx, []conntrack.Expect{e})[0]
 		}
@@ -162,10 +175,10 @@ func tryWith(ctx context.Context, table Table, f conntrack.Flow) (function strin
 }
 
 // trialExpect returns an expectation of the shape that a masqueraded client's media have.
-func trialExpect(f conntrack.Flow, function string) conntrack.Expect {
-	media := conntrack.Tuple{Proto: conntrack.UDP, Src: f.Orig.Dst, Dst: f.Orig.Src, DstPort: f.Orig.SrcPort}
+func trialExpect(f conntrack.Flow, function string, port uint16) conntrack.Expect {
+	media := conntrack.Tuple{Proto: conntrack.UDP, Src: f.Orig.Dst, Dst: f.Orig.Src, DstPort: port}
 	return conntrack.Expect{
 		Tuple: media, Master: f.Orig, Function: function,
-		NAT: &conntrack.ExpectNAT{Reply: true, Tuple: conntrack.Tuple{Proto: conntrack.UDP, Src: f.Orig.Src, SrcPort: f.Orig.SrcPort}},
+		NAT: &conntrack.ExpectNAT{Reply: true, Tuple: conntrack.Tuple{Proto: conntrack.UDP, Src: f.Orig.Src, SrcPort: port}},
 	}
 }

@@ -19,7 +19,7 @@ const tableName = "ctd_rtsp"
 const (
 	setPorts      = "ports"
 	setInterfaces = "interfaces"
-	objectHelper  = "helper"
+	objectHelper  = "rtsp" // not "helper", which is a word of nft(8)'s
 
 	chainPrerouting  = "prerouting"
 	chainOutput      = "output"

@@ -63,6 +63,12 @@ type Service struct {
 	Info   func(ctx context.Context) (wire.InfoResult, error)
 	Doctor func(ctx context.Context) (wire.DoctorResult, error)
 
+	// HelperStatus, HelperSessions and HelperRules answer helper.*, HelperRules for a form that the
+	// contract has.
+	HelperStatus   func(ctx context.Context) (wire.HelperStatusResult, error)
+	HelperSessions func(ctx context.Context) (wire.HelperSessionsResult, error)
+	HelperRules    func(ctx context.Context, form string) (wire.HelperRulesResult, error)
+
 	// Login recognises a user by name and password, for pyctd's login. nil recognises nobody.
 	Login func(ctx context.Context, user, password string) (Principal, error)
 	Pyctd PyctdConfig
@@ -89,6 +95,7 @@ func (s *Service) Register(r *Registry) {
 	s.registerExport(r)
 	s.registerReconcile(r)
 	s.registerExpects(r)
+	s.registerHelper(r)
 	s.registerServer(r)
 	s.registerPyctd(r)
 }

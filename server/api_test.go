@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write docs/api.md anew")
+var update = flag.Bool("update", false, "write the generated documents anew")
 
 // TestAPIDocs: docs/api.md is what the registry says. -update writes it.
 func TestAPIDocs(t *testing.T) {
@@ -34,7 +34,7 @@ func TestAPIDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(text.String(), string(got)); diff != "" {
-		t.Errorf("docs/api.md is out of date: go test ./server -run TestAPIDocs -update (-want +got):\n%s", diff)
+		t.Errorf("docs/api.md is out of date: make docs (-want +got):\n%s", diff)
 	}
 }
 
@@ -105,7 +105,7 @@ func TestOpenRPCDocument(t *testing.T) {
 	for _, want := range []string{
 		"conntrack.list", "conntrack.get", "conntrack.count", "conntrack.kill", "conntrack.reconcile", "conntrack.modify", "conntrack.create",
 		"conntrack.flush", "conntrack.stats", "expect.list", "expect.get", "expect.create", "expect.kill", "expect.flush",
-		"server.info", "server.doctor", "server.whoami", "rpc.discover", "system.listMethods",
+		"helper.status", "helper.sessions", "helper.rules", "server.info", "server.doctor", "server.whoami", "rpc.discover", "system.listMethods",
 	} {
 		if !slices.Contains(names, want) {
 			t.Errorf("no method %s among %q", want, names)

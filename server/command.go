@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -14,32 +15,62 @@ import (
 	"ctd/rpc/wire"
 )
 
-// grammar is the command line of `ctd serve`.
+// grammar is the command line of `ctd serve`. A flag that isn't given is nil: it wins over the
+// configuration file where it is.
 type grammar struct {
-	Listen    []string `placeholder:"HOST:PORT" default:"${listen}" help:"TCP addresses to listen on (${default}). Callers show the token."`
+	Config    *string  `placeholder:"FILE" help:"Configuration file. Else ${config}, where it is there."`
+	Listen    []string `placeholder:"HOST:PORT" help:"TCP addresses to listen on (${listen}). Callers show the token."`
 	NoListen  bool     `help:"Listen on the Unix socket only."`
-	Insecure  bool     `help:"Allow --listen beyond loopback although nothing is encrypted."`
-	Socket    string   `placeholder:"PATH" default:"${socket}" help:"Unix socket to listen on (${default}). Root and the daemon's own user need no token there. The token is written beside it."`
-	Netns     string   `placeholder:"NAME|PATH" help:"Network namespace whose table is managed; the listeners stay where the daemon was started. Needs CAP_SYS_ADMIN."`
-	MaxBody   int64    `placeholder:"BYTES" default:"${maxBody}" help:"How long a request may be (${default})."`
-	LogFormat string   `enum:"text,json" default:"text" help:"Form of the log on standard error: text or json."`
-	LogLevel  string   `enum:"debug,info,warn,error" default:"info" help:"What is logged: debug, info, warn or error."`
+	Insecure  *bool    `help:"Allow --listen beyond loopback although nothing is encrypted."`
+	Socket    *string  `placeholder:"PATH" help:"Unix socket to listen on (${socket}). Root and the daemon's own user need no token there. The token is written beside it."`
+	Netns     *string  `placeholder:"NAME|PATH" help:"Network namespace whose table is managed; the listeners stay where the daemon was started. Needs CAP_SYS_ADMIN."`
+	MaxBody   *int64   `placeholder:"BYTES" help:"How long a request may be (${maxBody})."`
+	LogFormat *string  `placeholder:"FORM" help:"Form of the log on standard error: text or json."`
+	LogLevel  *string  `placeholder:"LEVEL" help:"What is logged: debug, info, warn or error (info)."`
+	RTSP      *bool    `name:"rtsp" help:"Follow RTSP connections and let their media streams in."`
 
-	PyctdRows      string `enum:"struct,list" default:"struct" help:"Rows of pyctd's view: a struct by id, or a list."`
-	PyctdAddresses string `enum:"dotted,integer" default:"dotted" help:"Addresses in pyctd's view: text, or IPv4 as numbers."`
+	PyctdRows      *string `placeholder:"FORM" help:"Rows of pyctd's view: a struct by id, or a list: struct or list (struct)."`
+	PyctdAddresses *string `placeholder:"FORM" help:"Addresses in pyctd's view, text or IPv4 as numbers: dotted or integer (dotted)."`
 }
 
-// Help is shown under the flags.
-func (grammar) Help() string {
-	return `The daemon needs CAP_NET_ADMIN in the namespace whose table it manages, and CAP_NET_RAW to reset
-silent ends of connections that are cut. SIGINT and
-SIGTERM end it once the requests under way are answered.
+// over sets what flags set, and returns the flags that were given by the key of what they set.
+func (g *grammar) over(s *settings) map[string]string {
+	flags := map[string]string{}
+	if g.NoListen {
+		s.Listen, flags["listen"] = nil, "--no-listen"
+	} else if g.Listen != nil {
+		s.Listen, flags["listen"] = g.Listen, "--listen"
+	}
+	override(flags, "insecure", "--insecure", &s.Insecure, g.Insecure)
+	override(flags, "socket", "--socket", &s.Socket, g.Socket)
+	override(flags, "netns", "--netns", &s.NetNS, g.Netns)
+	override(flags, "max_body", "--max-body", &s.MaxBody, g.MaxBody)
+	override(flags, "log_format", "--log-format", &s.LogFormat, g.LogFormat)
+	override(flags, "log_level", "--log-level", &s.LogLevel, g.LogLevel)
+	override(flags, "helper.rtsp.enabled", "--rtsp", &s.Helper.RTSP.Enabled, g.RTSP)
+	override(flags, "pyctd.rows", "--pyctd-rows", &s.Pyctd.Rows, g.PyctdRows)
+	override(flags, "pyctd.addresses", "--pyctd-addresses", &s.Pyctd.Addresses, g.PyctdAddresses)
+	return flags
+}
+
+func override[T any](flags map[string]string, key, flag string, into, given *T) {
+	if given != nil {
+		*into, flags[key] = *given, flag
+	}
+}
+
+// serveHelp is the head of `ctd serve --help`.
+const serveHelp = `Run the daemon.
+
+The daemon needs CAP_NET_ADMIN in the namespace whose table it manages, and CAP_NET_RAW to reset
+silent ends of connections that are cut. SIGINT and SIGTERM end it once the requests under way are answered.
 
 Examples:
 
   ctd serve
+  ctd serve --rtsp
+  ctd serve --config /etc/ctd/ctd.toml --log-level debug
   ctd serve --netns router --listen 127.0.0.1:8421 --socket /run/ctd-router/ctd.sock`
-}
 
 // helpShown is the panic that leaves kong once it has printed the help.
 type helpShown struct{}
@@ -54,18 +85,15 @@ func Command(ctx context.Context, args []string, version string, stdout, stderr 
 	if g == nil {
 		return int(wire.ExitDone)
 	}
-	cfg := Config{
-		Listen: g.Listen, Insecure: g.Insecure, Socket: g.Socket, NetNS: g.Netns, MaxBody: g.MaxBody,
-		Pyctd: rpc.PyctdConfig{Rows: g.PyctdRows, Addresses: g.PyctdAddresses}, Version: version,
-	}
-	if g.NoListen {
-		cfg.Listen = nil
-	}
-	if err := cfg.check(); err != nil {
-		fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
+	cfg, wrong := g.configure()
+	if len(wrong) > 0 {
+		for _, err := range wrong {
+			fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
+		}
 		return int(wire.ExitUsage)
 	}
-	if err := run(ctx, cfg, newLogger(g, stderr), stdout); err != nil {
+	cfg.Version = version
+	if err := run(ctx, cfg, newLogger(&cfg, stderr), stdout); err != nil {
 		fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
 		var h *hintError
 		if errors.As(err, &h) {
@@ -77,36 +105,62 @@ func Command(ctx context.Context, args []string, version string, stdout, stderr 
 }
 
 // parse returns nil where only the help was asked for.
-func parse(args []string, stdout, stderr io.Writer) (g *grammar, err error) {
+func parse(args []string, stdout, stderr io.Writer) (*grammar, error) {
+	g := &grammar{}
+	if helped, err := parseInto(g, "serve", serveHelp, args, stdout, stderr); helped || err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// parseInto reads the arguments of a verb; helped says that only the help was asked for, which was shown.
+func parseInto(g any, verb, description string, args []string, stdout, stderr io.Writer) (helped bool, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			if _, ok := r.(helpShown); !ok {
 				panic(r)
 			}
-			g, err = nil, nil
+			helped, err = true, nil
 		}
 	}()
-	g = &grammar{}
 	parser, err := kong.New(g,
-		kong.Name("ctd serve"),
-		kong.Description("Run the daemon."),
+		kong.Name("ctd "+verb),
+		kong.Description(description),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { panic(helpShown{}) }),
-		kong.Vars{"listen": DefaultListen, "socket": DefaultSocket, "maxBody": fmt.Sprint(rpc.DefaultMaxBody)},
+		kong.Vars{"listen": DefaultListen, "socket": DefaultSocket, "maxBody": fmt.Sprint(rpc.DefaultMaxBody), "config": DefaultConfigFile},
 	)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	_, err = parser.Parse(args)
-	return g, err
+	return false, err
 }
 
-func newLogger(g *grammar, w io.Writer) *slog.Logger {
+// configure makes the daemon's configuration of flags, file and defaults. The errors are all that is
+// wrong with it.
+func (g *grammar) configure() (Config, []error) {
+	s, name := defaultSettings(), ""
+	if g.Config != nil {
+		if name = *g.Config; name == "" {
+			return Config{}, []error{errors.New("--config: a path is needed; " + os.DevNull + " is an empty file")}
+		}
+	}
+	file, wrong := readConfigFile(name, s)
+	flags := g.over(s)
+	cfg, more := s.config()
+	for _, e := range more {
+		wrong = append(wrong, file.placed(e, flags))
+	}
+	return cfg, wrong
+}
+
+func newLogger(cfg *Config, w io.Writer) *slog.Logger {
 	var level slog.Level
-	// The grammar lets only names through that slog knows.
-	_ = level.UnmarshalText([]byte(strings.ToUpper(g.LogLevel)))
+	// Only names come through that slog knows.
+	_ = level.UnmarshalText([]byte(strings.ToUpper(cfg.LogLevel)))
 	opts := &slog.HandlerOptions{Level: level}
-	if g.LogFormat == "json" {
+	if cfg.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))

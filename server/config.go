@@ -1,13 +1,14 @@
 package server
 
 import (
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"ctd/conntrack"
+	"ctd/helper"
 	"ctd/rpc"
 )
 
@@ -28,43 +29,103 @@ type Config struct {
 	NetNS    string   // namespace whose table is managed, by name or path; empty for the daemon's own
 	MaxBody  int64    // bytes of a request's body; rpc.DefaultMaxBody where 0
 	Pyctd    rpc.PyctdConfig
+	RTSP     RTSPConfig
 	Version  string
+
+	LogFormat string // text or json; text where empty
+	LogLevel  string // debug, info, warn or error; info where empty
+}
+
+// RTSPConfig says whether and how the RTSP helper works.
+type RTSPConfig struct {
+	Enabled bool
+	// Helper lacks the table and the log, which the daemon brings.
+	Helper helper.Config
+}
+
+// config makes a Config of settings, and says what is wrong with them.
+func (s *settings) config() (Config, []*settingError) {
+	cfg := Config{
+		Listen: s.Listen, Insecure: s.Insecure, Socket: s.Socket, NetNS: s.NetNS, MaxBody: s.MaxBody,
+		Pyctd:     rpc.PyctdConfig{Rows: s.Pyctd.Rows, Addresses: s.Pyctd.Addresses},
+		LogFormat: s.LogFormat, LogLevel: s.LogLevel,
+	}
+	wrong := s.checkWords()
+	rtsp, rtspWrong := s.Helper.RTSP.config()
+	cfg.RTSP = rtsp
+	wrong = append(wrong, rtspWrong...)
+	return cfg, append(wrong, cfg.check()...)
+}
+
+// config makes the helper's configuration, in which what is empty would stand for a default.
+func (s *rtspSettings) config() (RTSPConfig, []*settingError) {
+	const table = "helper.rtsp."
+	var wrong []*settingError
+	for key, empty := range map[string]bool{
+		"ports": len(s.Ports) == 0, "families": len(s.Families) == 0,
+		"queue": s.Queue == 0, "mark_bit": s.MarkBit == 0,
+		"max_sessions": s.MaxSessions == 0, "max_sessions_per_client": s.MaxSessionsPerClient == 0,
+	} {
+		if empty {
+			wrong = append(wrong, wrongf(table+key, "at least one is needed; leave the line out for the default"))
+		}
+	}
+	slices.SortFunc(wrong, func(a, b *settingError) int { return strings.Compare(a.key, b.key) })
+	cfg := RTSPConfig{Enabled: s.Enabled, Helper: helper.Config{
+		Ports: s.Ports, Queue: s.Queue, Interfaces: s.Interfaces, Manual: !s.Install, MarkBit: s.MarkBit,
+		AllowOtherSource: s.AllowOtherSource, MaxSessions: s.MaxSessions, MaxSessionsPerClient: s.MaxSessionsPerClient,
+	}}
+	for _, name := range s.Families { // other names are refused by checkWords
+		switch name {
+		case "ipv4":
+			cfg.Helper.Families = append(cfg.Helper.Families, conntrack.FamilyIPv4)
+		case "ipv6":
+			cfg.Helper.Families = append(cfg.Helper.Families, conntrack.FamilyIPv6)
+		}
+	}
+	if err := cfg.Helper.Check(); err != nil {
+		// The helper names its settings as the file does.
+		key, text, _ := strings.Cut(err.Error(), ": ")
+		wrong = append(wrong, wrongf(table+key, "%s", text))
+	}
+	return cfg, wrong
 }
 
 // tokenFile returns where the token is written: beside the socket.
 func (c *Config) tokenFile() string { return filepath.Join(filepath.Dir(c.Socket), "token") }
 
 // check says what is wrong with c.
-func (c *Config) check() error {
+func (c *Config) check() []*settingError {
+	var wrong []*settingError
 	if c.Socket == "" {
-		return errors.New("--socket: a path is needed; the token is written beside it")
+		wrong = append(wrong, wrongf("socket", "a path is needed; the token is written beside it"))
 	}
 	if len(c.Socket) > maxSocketPath {
-		return fmt.Errorf("--socket: the path has %d bytes, and the kernel takes at most %d", len(c.Socket), maxSocketPath)
+		wrong = append(wrong, wrongf("socket", "the path has %d bytes, and the kernel takes at most %d", len(c.Socket), maxSocketPath))
 	}
 	if c.MaxBody < 0 {
-		return fmt.Errorf("--max-body: %d is below 0", c.MaxBody)
+		wrong = append(wrong, wrongf("max_body", "%d is below 0", c.MaxBody))
 	}
 	for _, address := range c.Listen {
-		if err := checkListen(address, c.Insecure); err != nil {
-			return err
+		if e := checkListen(address, c.Insecure); e != nil {
+			wrong = append(wrong, e)
 		}
 	}
-	return nil
+	return wrong
 }
 
 // checkListen refuses an address beyond loopback, where the token and everything else could be
 // read on the way.
-func checkListen(address string, insecure bool) error {
+func checkListen(address string, insecure bool) *settingError {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("--listen %s: want host:port, e.g. %s", address, DefaultListen)
+		return wrongf("listen", "%s: want host:port, e.g. %s", address, DefaultListen)
 	}
 	if insecure || isLoopback(host) {
 		return nil
 	}
-	return fmt.Errorf("--listen %s: nothing is encrypted, so only loopback is listened on; "+
-		"reach it through ssh -L or a proxy with TLS, or give --insecure in a network where nobody reads along", address)
+	return wrongf("listen", "%s: nothing is encrypted, so only loopback is listened on; "+
+		"reach it through ssh -L or a proxy with TLS, or give --insecure (insecure = true) in a network where nobody reads along", address)
 }
 
 func isLoopback(host string) bool {

@@ -43,7 +43,7 @@ func (s *Server) doctor(ctx context.Context) (wire.DoctorResult, error) {
 			return s.checkSysctl("timestamps", "nf_conntrack_timestamp", "1", severityWarning,
 				"flows have no start time, so the filter age matches nothing", "flows begun from now on have a start time")
 		},
-		s.checkEvents, s.checkLoose, s.checkCut,
+		s.checkEvents, s.checkLoose, s.checkCut, s.checkHelper,
 	}
 	if _, err := s.table.Stats(ctx); errors.Is(err, conntrack.ErrNetNSGone) {
 		// The other checks would speak of a namespace that nobody means any more.
@@ -273,7 +273,7 @@ func (s *Server) trackingRule() (string, error) {
 		return "", fmt.Errorf("list chains: %w", err)
 	}
 	for _, chain := range chains {
-		if strings.HasPrefix(chain.Table.Name, cut.TablePrefix) {
+		if strings.HasPrefix(chain.Table.Name, cut.TablePrefix) || strings.HasPrefix(chain.Table.Name, helperTablePrefix) {
 			continue // ours: it goes again
 		}
 		if chain.Type == nftables.ChainTypeNAT {

@@ -152,6 +152,23 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 	})
 }
 
+// forViewers lets only callers through who may read.
+func (s *Server) forViewers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch p := rpc.PrincipalFrom(r.Context()); {
+		case p == nil:
+			rpc.WriteError(w, r, &wire.Error{
+				Code: wire.Unauthenticated, Message: "the caller is not known",
+				Hint: "send the token as Authorization: Bearer TOKEN, or as the password of Basic",
+			})
+		case !p.May(wire.RoleViewer):
+			rpc.WriteError(w, r, &wire.Error{Code: wire.PermissionDenied, Message: r.URL.Path + " needs the role " + wire.RoleViewer})
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
 // recognise returns who sent a request: by the Unix socket's peer or by the token, as
 // Authorization: Bearer, or as the password of Basic with any user. nil is nobody.
 func (s *Server) recognise(r *http.Request) (*auth.Principal, *wire.Error) {

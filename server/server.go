@@ -62,6 +62,7 @@ type Server struct {
 	timing   timing
 	table    Table
 	cutter   rpc.Cutter // nil where connections can't be cut
+	helper   *rtspHelper
 	token    *auth.Token
 	registry *rpc.Registry
 	logger   *slog.Logger
@@ -79,12 +80,13 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	}
 	s := &Server{
 		cfg: cfg, timing: defaultTiming(), table: table, cutter: cutter, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
-		token: auth.NewTokenVerifier(secret, auth.NewPrincipal("token", auth.Admin, auth.ViaToken)),
-		ended: make(chan struct{}),
+		token:  auth.NewTokenVerifier(secret, auth.NewPrincipal("token", auth.Admin, auth.ViaToken)),
+		helper: newRTSPHelper(cfg.RTSP, logger), ended: make(chan struct{}),
 	}
 	s.end = sync.OnceFunc(func() { close(s.ended) })
 	service := &rpc.Service{
 		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd, Stopping: s.ended,
+		HelperStatus: s.helperStatus, HelperSessions: s.helperSessions, HelperRules: s.helperRules,
 	}
 	service.Register(s.registry)
 	rpc.RegisterSystem(s.registry, cfg.Version)
@@ -100,7 +102,8 @@ func (s *Server) Handler() http.Handler {
 	}
 	mux.HandleFunc("GET "+healthPath, s.healthz)
 	mux.HandleFunc("GET "+readyPath, s.readyz)
-	mux.HandleFunc("GET /openrpc.json", s.openRPC)
+	mux.Handle("GET /openrpc.json", s.forViewers(http.HandlerFunc(s.openRPC)))
+	mux.Handle("GET "+metricsPath, s.forViewers(s.metrics()))
 	return s.logged(s.authenticated(mux))
 }
 
@@ -138,6 +141,8 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	cutter, closeCutter := openCutter(table, logger)
 	defer closeCutter()
 	s := New(cfg, table, cutter, secret, logger)
+	s.openHelper(ctx, table)
+	defer s.helper.close() // where serve didn't come to it
 	s.announce(stdout, listeners)
 	return s.serve(ctx, listeners)
 }
@@ -218,6 +223,9 @@ func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 			}
 			return nil
 		})
+	}
+	if s.helper.cfg.Enabled && s.helper.open != nil {
+		tasks.Go(func() error { return s.helper.run(ctx) })
 	}
 	tasks.Go(func() error {
 		<-ctx.Done()

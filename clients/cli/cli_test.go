@@ -60,6 +60,8 @@ func TestScripts(t *testing.T) {
 			offloaded.SetFlows(ctdclienttest.Offloaded())
 			untracked := ctdclienttest.New(t)
 			untracked.Untracked()
+			off := ctdclienttest.New(t)
+			off.HelperOff()
 			socket := ctdclienttest.NewUnix(t, filepath.Join(t.TempDir(), "ctd.sock"))
 			testscript.Run(t, testscript.Params{
 				Files:               []string{file},
@@ -71,6 +73,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("MANY", many.URL)
 					env.Setenv("OFFLOADED", offloaded.URL)
 					env.Setenv("UNTRACKED", untracked.URL)
+					env.Setenv("HELPEROFF", off.URL)
 					env.Setenv("SOCKET", socket.URL)
 					env.Setenv("GORACE", noExitSleep)
 					return nil
@@ -103,6 +106,7 @@ func TestExamples(t *testing.T) {
 		"ctd", "ctd list", "ctd get", "ctd count", "ctd kill", "ctd reconcile", "ctd modify", "ctd create", "ctd flush",
 		"ctd export", "ctd import", "ctd blocks", "ctd unblock",
 		"ctd expect", "ctd expect list", "ctd expect get", "ctd expect create", "ctd expect kill", "ctd expect flush",
+		"ctd helper", "ctd helper status", "ctd helper sessions", "ctd helper rules",
 		"ctd stats", "ctd doctor", "ctd info", "ctd completion", "ctd version",
 	} {
 		if _, ok := help[verb]; !ok {
@@ -118,7 +122,7 @@ func TestExamples(t *testing.T) {
 
 // TestDocumentation runs every command of the documentation.
 func TestDocumentation(t *testing.T) {
-	for _, name := range []string{"cli.md", "cut.md"} {
+	for _, name := range []string{"cli.md", "cut.md", "rtsp.md"} {
 		text, err := os.ReadFile("../../docs/" + name)
 		if err != nil {
 			t.Fatal(err)

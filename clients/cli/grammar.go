@@ -21,6 +21,7 @@ type grammar struct {
 	Export     exportCmd     `cmd:"" help:"Print flows so that they can be made again."`
 	Import     importCmd     `cmd:"" help:"Make the flows of an export."`
 	Expect     expectCmd     `cmd:"" help:"Expectations: list, get, create, kill, flush."`
+	Helper     helperCmd     `cmd:"" help:"RTSP helper: status, sessions, rules."`
 	Stats      statsCmd      `cmd:"" help:"Show the table's size and counters."`
 	Doctor     doctorCmd     `cmd:"" help:"Find what keeps the table from being useful."`
 	Info       infoCmd       `cmd:"" help:"Show the daemon's version and what its kernel can do."`

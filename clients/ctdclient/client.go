@@ -184,6 +184,21 @@ func (c *Client) ExpectFlush(ctx context.Context, p wire.ExpectFlushParams) (*wi
 	return call[wire.FlushResult](ctx, c, "expect.flush", p)
 }
 
+// HelperStatus returns whether and how the RTSP helper works.
+func (c *Client) HelperStatus(ctx context.Context) (*wire.HelperStatusResult, error) {
+	return call[wire.HelperStatusResult](ctx, c, "helper.status", wire.Empty{})
+}
+
+// HelperSessions lists the RTSP sessions.
+func (c *Client) HelperSessions(ctx context.Context) (*wire.HelperSessionsResult, error) {
+	return call[wire.HelperSessionsResult](ctx, c, "helper.sessions", wire.Empty{})
+}
+
+// HelperRules returns the rules that queue RTSP packets. form is nft or iptables; nft where empty.
+func (c *Client) HelperRules(ctx context.Context, form string) (*wire.HelperRulesResult, error) {
+	return call[wire.HelperRulesResult](ctx, c, "helper.rules", wire.HelperRulesParams{Form: form})
+}
+
 // Stats returns the table's size and counters.
 func (c *Client) Stats(ctx context.Context, p wire.StatsParams) (*wire.StatsResult, error) {
 	return call[wire.StatsResult](ctx, c, "conntrack.stats", p)

@@ -84,6 +84,20 @@ func TestMethods(t *testing.T) {
 		if err != nil || doctor.Healthy || len(doctor.Findings) != 2 {
 			t.Errorf("Doctor: %+v, %v", doctor, err)
 		}
+		helper, err := c.HelperStatus(ctx)
+		if want := ctdclienttest.HelperStatus(); err != nil || !cmp.Equal(&want, helper) {
+			t.Errorf("HelperStatus: %v, -want +got\n%s", err, cmp.Diff(&want, helper))
+		}
+		sessions, err := c.HelperSessions(ctx)
+		if err != nil || !cmp.Equal(ctdclienttest.HelperSessions(), sessions.Sessions) {
+			t.Errorf("HelperSessions: %+v, %v", sessions, err)
+		}
+		for given, form := range map[string]string{"": "nft", "nft": "nft", "iptables": "iptables"} {
+			rules, err := c.HelperRules(ctx, given)
+			if err != nil || rules.Form != form || rules.Rules != "# rules for "+form+"\nqueue\n" {
+				t.Errorf("HelperRules: %+v, %v", rules, err)
+			}
+		}
 		who, err := c.Whoami(ctx)
 		if err != nil || who.Role != wire.RoleAdmin {
 			t.Errorf("Whoami: %+v, %v", who, err)

@@ -183,6 +183,12 @@ func resultOf(method string) any {
 		return new(wire.ExpectKillResult)
 	case "server.info":
 		return new(wire.InfoResult)
+	case "helper.status":
+		return new(wire.HelperStatusResult)
+	case "helper.sessions":
+		return new(wire.HelperSessionsResult)
+	case "helper.rules":
+		return new(wire.HelperRulesResult)
 	case "server.doctor":
 		return new(wire.DoctorResult)
 	case "server.whoami":

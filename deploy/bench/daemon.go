@@ -43,7 +43,7 @@ func startDaemon(ctx context.Context, ctd string, r *rig) (*daemon, error) {
 		return nil, err
 	}
 	d := &daemon{addr: addr}
-	d.cmd = exec.Command(ctd, "serve", "--netns", r.ns, "--listen", addr,
+	d.cmd = exec.Command(ctd, "serve", "--config", os.DevNull, "--netns", r.ns, "--listen", addr,
 		"--socket", filepath.Join(dir, "ctd.sock"))
 	// A file takes its log without anybody having to read along.
 	log, err := os.Create(filepath.Join(dir, "log"))

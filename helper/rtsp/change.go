@@ -6,8 +6,12 @@ import (
 	"strconv"
 )
 
-// errPort says that a port can't be moved.
-var errPort = errors.New("the second port would be none")
+// Errors of Rewrite, beside ErrTooLong.
+var (
+	errNoTransport = errors.New("the message has no such transport")
+	errPort        = errors.New("the second port would be none")
+	errAddrs       = errors.New("there are more than two addresses to change the ports of")
+)
 
 // change returns the new value of a parameter, nil where it stays, or that it is dropped.
 func (t *Transport) change(kind paramKind, value []byte, c Change) (to []byte, drop bool, err error) {
@@ -155,7 +159,7 @@ func (s side) listPorts(value []byte) (ports [2]uint16, drop bool, err error) {
 		}
 		ports[1], err = s.lastPort(first, last)
 	default:
-		err = errors.New("there are more than two addresses to change the ports of")
+		err = errAddrs
 	}
 	return ports, false, err
 }

@@ -40,7 +40,7 @@ func (m *Message) Rewrite(msg []byte, changes map[int]Change, grow int) ([]Edit,
 	}
 	for i := range changes {
 		if i < 0 || i >= len(m.Transports) {
-			return nil, fmt.Errorf("there is no transport %d to change", i)
+			return nil, fmt.Errorf("transport %d: %w", i, errNoTransport)
 		}
 	}
 	grow = min(grow, MaxHead-m.Head)

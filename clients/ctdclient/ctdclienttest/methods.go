@@ -53,6 +53,8 @@ func (s *Server) method(call Call) (any, *wire.Error) {
 			r.PerCPU = []wire.CPUStats{{CPU: new(uint16(0)), Found: 5_000_000_000, Drop: 2}, {CPU: new(uint16(1))}}
 		}
 		return r, nil
+	case "helper.status", "helper.sessions", "helper.rules":
+		return s.helperMethod(call)
 	case "server.info":
 		return wire.InfoResult{
 			Version: "1.2.3", Kernel: "6.18.0", Hostname: "router", Started: Time(),

@@ -25,6 +25,7 @@ type Server struct {
 	flows   []wire.Flow
 	expects []wire.Expect
 	doctor  wire.DoctorResult
+	noRTSP  bool
 	calls   []Call
 
 	token      string // wanted from clients where not empty

@@ -1,0 +1,124 @@
+package server
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/BurntSushi/toml"
+	"github.com/google/go-cmp/cmp"
+)
+
+const configDocHead = `# Configuration
+
+Generated from the list of settings by ` + "`make docs`" + `.
+
+The daemon works without a configuration. ` + "`ctd serve --config FILE`" + ` reads one, in
+[TOML](https://toml.io/en/v1.0.0); without the flag it reads ` + "`" + DefaultConfigFile + "`" + ` where that is there. A flag
+wins over the file, and the file over the defaults. The file is read once: restart the daemon when it
+was changed.
+
+A name that isn't known is an error that tells its line and the nearest name, and so is a value of the
+wrong type; the daemon doesn't start then. ` + "`ctd check-config [FILE]`" + ` prints ok, or all that is wrong, and exits
+with 2. ` + "`--config /dev/null`" + ` is an empty file. [deploy/ctd.toml](../deploy/ctd.toml) is an example with
+every setting, commented out.
+`
+
+// writeConfigDoc writes docs/configuration.md.
+func writeConfigDoc(w io.Writer) error {
+	io.WriteString(w, configDocHead) //nolint:errcheck // a buffer
+	defaults := defaultSettings()
+	var rows strings.Builder
+	flush := func() {
+		if rows.Len() > 0 {
+			fmt.Fprintf(w, "\n| setting | | default | flag | |\n|---|---|---|---|---|\n%s", rows.String())
+			rows.Reset()
+		}
+	}
+	fmt.Fprint(w, "\n## The daemon\n")
+	for _, s := range allSettings() {
+		if s.table {
+			if s.doc != "" {
+				flush()
+				fmt.Fprintf(w, "\n## [%s]\n\n%s\n", s.key(), strings.ReplaceAll(s.doc, "rtsp.md", "[rtsp.md](rtsp.md)"))
+			}
+			continue
+		}
+		value, err := toml.Marshal(map[string]any{"v": s.value(defaults).Interface()})
+		if err != nil {
+			return err
+		}
+		text := strings.TrimPrefix(strings.TrimSpace(string(value)), "v = ")
+		if s.path[len(s.path)-1] == "mark_bit" {
+			text = fmt.Sprintf("%#x", s.value(defaults).Uint())
+		}
+		flag := ""
+		if s.flag != "" {
+			flag = "`" + s.flag + "`"
+		}
+		kind := typeWords(s.typ)
+		if s.enum != nil {
+			kind = strings.Join(s.enum, ", ")
+			if s.typ.Kind() == reflect.Slice {
+				kind = "a list of " + kind
+			}
+		}
+		fmt.Fprintf(&rows, "| `%s` | %s | `%s` | %s | %s |\n", s.path[len(s.path)-1], kind, text, flag, s.doc)
+	}
+	flush()
+	return nil
+}
+
+// TestConfigDocs: docs/configuration.md is what the list of settings says. -update writes it.
+func TestConfigDocs(t *testing.T) {
+	const path = "../docs/configuration.md"
+	var text bytes.Buffer
+	if err := writeConfigDoc(&text); err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(path, text.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(text.String(), string(got)); diff != "" {
+		t.Errorf("docs/configuration.md is out of date: make docs (-want +got):\n%s", diff)
+	}
+}
+
+// TestSettingsDescribed: each setting has a description, and the flag that it names sets it.
+func TestSettingsDescribed(t *testing.T) {
+	for _, s := range allSettings() {
+		if s.doc == "" && !s.table {
+			t.Errorf("%s has no description", s.key())
+		}
+		if s.flag == "" {
+			continue
+		}
+		value := map[reflect.Kind]string{reflect.Bool: "true", reflect.Int64: "7"}[s.typ.Kind()]
+		if value == "" {
+			value = "x"
+		}
+		g, err := parse([]string{s.flag + "=" + value}, t.Output(), t.Output())
+		if err != nil {
+			t.Errorf("%s: %v", s.flag, err)
+			continue
+		}
+		set := defaultSettings()
+		flags := g.over(set)
+		if diff := cmp.Diff(map[string]string{s.key(): s.flag}, flags); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", s.flag, diff)
+		}
+		if got := strings.Trim(fmt.Sprint(s.value(set)), "[]"); got != value {
+			t.Errorf("%s sets %s to %s", s.flag, s.key(), got)
+		}
+	}
+}
