@@ -48,7 +48,13 @@ func serverAt(n *rtsptest.Network, v6 bool) netip.AddrPort {
 	return netip.AddrPortFrom(n.ServerAddr(v6), rtspPort)
 }
 
-// pair is a server and a client that are real programs.
+// dial connects a host to the server.
+func dial(t *testing.T, n *rtsptest.Network, ns *conntracktest.NS, v6 bool) *rtsptest.Client {
+	t.Helper()
+	return rtsptest.Dial(t, ns, serverAt(n, v6))
+}
+
+// pair is a server and a client that get on with each other.
 type pair struct {
 	name   string
 	server func(t *testing.T, n *rtsptest.Network, v6 bool)
@@ -79,13 +85,26 @@ func ffmpegClient(t *testing.T, n *rtsptest.Network, v6 bool) {
 	rtsptest.StartFFmpeg(t, n.Client, rtsptest.URL(serverAt(n, v6)), "udp")
 }
 
-// pairs are the programs that have to get on with each other.
+func ourServer(t *testing.T, n *rtsptest.Network, v6 bool) {
+	t.Helper()
+	rtsptest.StartServer(t, n.Server, serverAt(n, v6), rtsptest.ServerConfig{})
+}
+
+func ourClient(t *testing.T, n *rtsptest.Network, v6 bool) {
+	t.Helper()
+	c := dial(t, n, n.Client, v6)
+	c.Must("SETUP", c.Listen(0).Transport())
+	c.Must("PLAY")
+}
+
+// pairs are those of which each must stream through the router.
 var pairs = []pair{
 	{"GStreamer 1.0 from GStreamer", gstServer, gstClient("1-0")},
 	{"GStreamer 2.0 from GStreamer", gstServer, gstClient("2-0")},
 	{"GStreamer 1.0 from gortsplib", gortsplibServer, gstClient("1-0")},
 	{"ffmpeg from GStreamer", gstServer, ffmpegClient},
 	{"ffmpeg from gortsplib", gortsplibServer, ffmpegClient},
+	{"ours from ours", ourServer, ourClient},
 }
 
 // TestKernelRTSPOpenRouter shows that the programs stream and that it is seen, where no router is in

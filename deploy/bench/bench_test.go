@@ -97,12 +97,16 @@ func TestDocument(t *testing.T) {
 	b.compare("list", "`conntrack -L`", time.Second, 2*time.Second, 0.7)
 	b.compare("get", "`conntrack -G`", time.Millisecond, 2*time.Millisecond, 0.1)
 	b.memory("idle", 10<<20, 20<<20)
+	b.rates("requests", "none", 1000, 2*time.Second, time.Second)
+	b.added("request", "none", 3*time.Millisecond, time.Millisecond)
 	doc := b.document([]string{"kernel: 1.2.3"})
 	for _, want := range []string{
 		"- kernel: 1.2.3\n",
 		"| list | 1.00 s | `conntrack -L` | 2.00 s | 0.500 | <= 0.70 | yes |\n",
 		"| get | 1.00 ms | `conntrack -G` | 2.00 ms | 0.500 | <= 0.10 | no |\n",
 		"| idle | 10.0 MiB |  |  |  | <= 20 MiB | yes |\n",
+		"| requests | 500/s | none | 1000/s | 2.000 |  |  |\n",
+		"| request, 2.00 ms more | 3.00 ms | none | 1.00 ms | 3.000 |  |  |\n",
 	} {
 		if !strings.Contains(doc, want) {
 			t.Errorf("the document lacks %q:\n%s", want, doc)
@@ -147,5 +151,28 @@ func TestRig(t *testing.T) {
 		if err := r.holds(t.Context(), left); err != nil {
 			t.Errorf("after killing %q: %v", kill.args, err)
 		}
+	}
+}
+
+// TestRTSPNet sends requests through the router without the daemon, to both ports.
+func TestRTSPNet(t *testing.T) {
+	if os.Getenv("CTD_KERNEL_TESTS") != "1" {
+		t.Skip("needs root and CTD_KERNEL_TESTS=1")
+	}
+	n, err := newRTSPNet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, port := range []int{queuedPort, unqueuedPort} {
+		took, err := n.load(t.Context(), port, rtspConns, 100*rtspConns)
+		if err != nil {
+			t.Errorf("port %d: %v", port, err)
+		}
+		t.Logf("port %d: %d requests in %s", port, 100*rtspConns, took)
 	}
 }

@@ -31,7 +31,7 @@ type daemon struct {
 }
 
 // startDaemon starts the daemon with everything of its own, and waits until it is ready.
-func startDaemon(ctx context.Context, ctd string, r *rig) (*daemon, error) {
+func startDaemon(ctx context.Context, ctd string, r *rig, more ...string) (*daemon, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
 	if err != nil {
 		return nil, err
@@ -43,8 +43,10 @@ func startDaemon(ctx context.Context, ctd string, r *rig) (*daemon, error) {
 		return nil, err
 	}
 	d := &daemon{addr: addr}
-	d.cmd = exec.Command(ctd, "serve", "--config", os.DevNull, "--netns", r.ns, "--listen", addr,
-		"--socket", filepath.Join(dir, "ctd.sock"))
+	d.cmd = exec.Command(ctd, append([]string{
+		"serve", "--config", os.DevNull, "--netns", r.ns, "--listen", addr,
+		"--socket", filepath.Join(dir, "ctd.sock"),
+	}, more...)...)
 	// A file takes its log without anybody having to read along.
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {

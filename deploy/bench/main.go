@@ -79,6 +79,9 @@ func (b *bench) run(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
+	if err := b.rtsp(ctx); err != nil {
+		return fmt.Errorf("rtsp: %w", err)
+	}
 	return b.write()
 }
 
@@ -295,6 +298,20 @@ func median(t []time.Duration) time.Duration {
 func (b *bench) compare(what, against string, ours, theirs time.Duration, bar float64) {
 	ratio := float64(ours) / float64(theirs)
 	b.rows = append(b.rows, row{what, against, duration(ours), duration(theirs), ratio, fmt.Sprintf("<= %.2f", bar), ratio <= bar})
+}
+
+// rates notes two times that n of something took, as rates, without a bar.
+func (b *bench) rates(what, against string, n int, ours, theirs time.Duration) {
+	rate := func(d time.Duration) string { return fmt.Sprintf("%.0f/s", float64(n)/d.Seconds()) }
+	b.rows = append(b.rows, row{what: what, against: against, ours: rate(ours), theirs: rate(theirs), ratio: float64(ours) / float64(theirs)})
+}
+
+// added notes two times of which ours is the longer, and by how much, without a bar.
+func (b *bench) added(what, against string, ours, theirs time.Duration) {
+	b.rows = append(b.rows, row{
+		what: what + ", " + duration(ours-theirs) + " more", against: against,
+		ours: duration(ours), theirs: duration(theirs), ratio: float64(ours) / float64(theirs),
+	})
 }
 
 // memory notes an amount that should be at most bar.

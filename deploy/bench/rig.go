@@ -107,18 +107,21 @@ func newRig(ctx context.Context, name, dir string, n int) (*rig, error) {
 func (r *rig) close() error { return command("ip", "netns", "del", r.ns).Run() }
 
 // in runs fn on a thread in the rig's namespace. Programs that fn starts are in it, too.
-func (r *rig) in(fn func() error) error {
+func (r *rig) in(fn func() error) error { return inNamespace(r.ns, fn) }
+
+// inNamespace runs fn on a thread in a namespace. Programs that fn starts are in it, too.
+func inNamespace(name string, fn func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		ns, err := os.Open("/run/netns/" + r.ns)
+		ns, err := os.Open("/run/netns/" + name)
 		if err != nil {
 			done <- err
 			return
 		}
 		defer ns.Close()
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter %s: %w", r.ns, err)
+			done <- fmt.Errorf("enter %s: %w", name, err)
 			return
 		}
 		done <- fn()

@@ -145,13 +145,14 @@ func (n *Network) LoseFirst(ns *conntracktest.NS, port uint16) {
 		timeout 1m
 		flags dynamic
 	}
-	chain in {
-		type filter hook prerouting priority -400
-		th dport != %[1]d th sport != %[1]d return
-		meta l4proto != tcp return
-		meta length <= 100 return
+	chain lose {
 		tcp sport . tcp sequence @seen return
 		add @seen { tcp sport . tcp sequence } counter drop
+	}
+	chain in {
+		type filter hook prerouting priority -400
+		meta length > 100 tcp dport %[1]d jump lose
+		meta length > 100 tcp sport %[1]d jump lose
 	}
 }`, port))
 }
