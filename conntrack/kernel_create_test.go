@@ -152,7 +152,7 @@ func TestKernelCreateTranslates(t *testing.T) {
 			Mark:    42,
 		}
 		create(t, table, f)
-		if err := c.Datagram("translated", 3*time.Second); err != nil {
+		if err := c.Datagram("translated", conntracktest.Slow(3*time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		if want := netip.AddrPortFrom(tp.RouterAddr(v6), 40001); c.Peer != want {
@@ -191,7 +191,7 @@ func TestKernelCreateTranslates(t *testing.T) {
 		if replaced.Mark != 42 || replaced.Reply.DstPort != 40003 {
 			t.Errorf("replaced: %+v", replaced)
 		}
-		if err := c.Datagram("again", 3*time.Second); err != nil {
+		if err := c.Datagram("again", conntracktest.Slow(3*time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		if c.Peer.Port() != 40003 {

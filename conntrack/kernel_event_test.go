@@ -134,7 +134,7 @@ func TestKernelNewFlowsEnd(t *testing.T) {
 		for _, err := range events {
 			last = err
 		}
-		if !errors.Is(last, context.Canceled) || time.Since(ended) > 100*time.Millisecond {
+		if !errors.Is(last, context.Canceled) || time.Since(ended) > conntracktest.Slow(100*time.Millisecond) {
 			t.Fatalf("ended with %v %v after the cancel", last, time.Since(ended))
 		}
 

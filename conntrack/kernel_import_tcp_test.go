@@ -83,7 +83,7 @@ func echo(client, server net.Conn) error {
 		if _, err := way[0].Write([]byte("hello")); err != nil {
 			return err
 		}
-		if err := way[1].SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		if err := way[1].SetReadDeadline(time.Now().Add(conntracktest.Slow(3 * time.Second))); err != nil {
 			return err
 		}
 		if _, err := io.ReadFull(way[1], make([]byte, 5)); err != nil {

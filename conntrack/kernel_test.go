@@ -133,9 +133,10 @@ func load(t testing.TB, ns *conntracktest.NS, v6 bool, n int) {
 	}
 }
 
-// within gives a test's calls an end, so that one that hangs fails.
+// within gives a test's calls an end, so that one that hangs fails: after d, where the
+// machine isn't slow.
 func within(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(t.Context(), conntracktest.Slow(d))
 	t.Cleanup(cancel)
 	return ctx
 }

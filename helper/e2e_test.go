@@ -117,7 +117,7 @@ func TestKernelRTSPOpenRouter(t *testing.T) {
 				n.Open()
 				p.server(t, n, v6)
 				p.client(t, n, v6)
-				if got := n.Streams(n.Client, aStream, patience); got < aStream {
+				if got := n.Streams(n.Client, aStream, conntracktest.Slow(patience)); got < aStream {
 					t.Errorf("%d datagrams arrived, want %d", got, aStream)
 				}
 			})

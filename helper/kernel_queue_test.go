@@ -174,7 +174,7 @@ func (w way) open(t *testing.T, tp *conntracktest.Topology) (client, server net.
 	}
 	defer l.Close()
 	from.Do(func() {
-		d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{Port: int(w.path.SrcPort)}}
+		d := net.Dialer{Timeout: conntracktest.Slow(5 * time.Second), LocalAddr: &net.TCPAddr{Port: int(w.path.SrcPort)}}
 		client, err = d.Dial("tcp", address)
 	})
 	if err != nil {
@@ -195,7 +195,7 @@ func exchange(t *testing.T, client, server net.Conn, text string) {
 		if _, err := c[0].Write([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		if err := c[1].SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := c[1].SetReadDeadline(time.Now().Add(conntracktest.Slow(5 * time.Second))); err != nil {
 			t.Fatal(err)
 		}
 		got := make([]byte, len(text))

@@ -247,12 +247,12 @@ func (n *NS) Conntrack8In(stdin string, args ...string) (string, error) {
 // Eventually waits for a condition that packets under way will make true.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience()); ; time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("did not come about in 5s: %s", what)
+			t.Fatalf("did not come about in %v: %s", patience(), what)
 		}
 	}
 }

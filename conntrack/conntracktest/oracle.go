@@ -286,8 +286,9 @@ const timeoutSlack = 2 * time.Second
 
 // compare are the options by which entries of two dumps are compared.
 func compare() cmp.Options {
+	slack := Slow(timeoutSlack)
 	return cmp.Options{
-		cmp.Comparer(func(a, b time.Duration) bool { return (a - b).Abs() <= timeoutSlack }),
+		cmp.Comparer(func(a, b time.Duration) bool { return (a - b).Abs() <= slack }),
 		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	}
 }

@@ -83,8 +83,8 @@ func TestDiff(t *testing.T) {
 		same   bool
 	}{
 		{name: "nothing", change: func(f *conntrack.Flow) {}, same: true},
-		{name: "timeout in the slack", change: func(f *conntrack.Flow) { f.Timeout -= 2 * time.Second }, same: true},
-		{name: "timeout", change: func(f *conntrack.Flow) { f.Timeout -= 3 * time.Second }},
+		{name: "timeout in the slack", change: func(f *conntrack.Flow) { f.Timeout -= Slow(timeoutSlack) }, same: true},
+		{name: "timeout", change: func(f *conntrack.Flow) { f.Timeout -= Slow(timeoutSlack) + time.Second }},
 		{name: "source", change: func(f *conntrack.Flow) { f.Orig.Src = serverIPv6 }},
 		{name: "reply port", change: func(f *conntrack.Flow) { f.Reply.DstPort++ }},
 		{name: "tuple zone", change: func(f *conntrack.Flow) { f.Reply.Zone++ }},

@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long traffic may take before the test fails.
-const patience = 5 * time.Second
+func patience() time.Duration { return Slow(5 * time.Second) }
 
 // Path says which way traffic goes. The zero value is IPv4 from the client to the server, on
 // ports that the kernel chooses.
@@ -100,13 +100,13 @@ func (tp *Topology) DialTCP(p Path) (*Conn, error) {
 	defer l.Close()
 	remote := p.target(l.Addr().(*net.TCPAddr).AddrPort())
 	from.Do(func() {
-		d := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, p.SrcPort))}
+		d := net.Dialer{Timeout: patience(), LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, p.SrcPort))}
 		c.Client, err = d.DialContext(context.Background(), "tcp", remote.String())
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := l.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := l.SetDeadline(time.Now().Add(patience())); err != nil {
 		return nil, err
 	}
 	server, err := l.AcceptTCP()
@@ -123,7 +123,7 @@ func (tp *Topology) DialTCP(p Path) (*Conn, error) {
 // Exchange sends a text from the client to the server of a TCP connection and back.
 func (c *Conn) Exchange(text string) {
 	c.tp.t.Helper()
-	if err := c.Try(text, patience); err != nil {
+	if err := c.Try(text, patience()); err != nil {
 		c.tp.t.Fatal(err)
 	}
 }
@@ -178,7 +178,7 @@ func (tp *Topology) datagrams(p Path, proto int) *Conn {
 	tp.t.Helper()
 	c := tp.DatagramPair(p, proto)
 	for range 2 {
-		if err := c.Datagram("hello", patience); err != nil {
+		if err := c.Datagram("hello", patience()); err != nil {
 			tp.t.Fatal(err)
 		}
 	}

@@ -76,7 +76,7 @@ func TestOtherAnswer(t *testing.T) {
 	} else if _, err := r.cut.Unblock(blocks); err != nil {
 		t.Fatal(err)
 	}
-	if err := victim.Datagram("hello", time.Second); err != nil {
+	if err := victim.Datagram("hello", conntracktest.Slow(time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	flows := r.kill("dport=5001")
@@ -108,7 +108,7 @@ func TestManyBlocks(t *testing.T) {
 	}
 	began := time.Now()
 	lifted, err := r.cut.Unblock(there)
-	if took := time.Since(began); err != nil || len(lifted) != len(blocks) || took > 3*time.Second {
+	if took := time.Since(began); err != nil || len(lifted) != len(blocks) || took > conntracktest.Slow(3*time.Second) {
 		t.Errorf("%d lifted in %v: %v", len(lifted), took, err)
 	}
 	if there, err := r.cut.Blocks(); err != nil || len(there) != 0 {

@@ -89,7 +89,7 @@ func (r *rig) end(filter string, o Options) Result {
 
 // wasReset tells whether an end of a connection learns of its end without sending anything.
 func wasReset(c net.Conn) error {
-	if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(conntracktest.Slow(2 * time.Second))); err != nil {
 		return err
 	}
 	_, err := c.Read(make([]byte, 1))
@@ -237,7 +237,7 @@ func TestCutDatagrams(t *testing.T) {
 				if refused := errors.Is(err, syscall.ECONNREFUSED); refused != reject {
 					t.Errorf("the sender: %v", err)
 				}
-				if err := neighbour.Datagram("undisturbed", time.Second); err != nil {
+				if err := neighbour.Datagram("undisturbed", conntracktest.Slow(time.Second)); err != nil {
 					t.Errorf("neighbour: %v", err)
 				}
 				if left := r.flows("proto=udp dport=5300"); len(left) != 0 {
