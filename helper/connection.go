@@ -31,8 +31,9 @@ type connection struct {
 	sessions []*session
 	agent    string // the client's User-Agent
 
-	closing [2]bool // each side's FIN was seen
-	left    bool    // taken out of the queue
+	tuples  []conntrack.Tuple // under which it is found
+	closing [2]bool           // each side's FIN was seen
+	left    bool              // taken out of the queue
 	seen    time.Time
 	timer   *time.Timer // of segments that wait
 }
@@ -40,8 +41,7 @@ type connection struct {
 func (h *Helper) newConnection(flow conntrack.Flow, known bool) *connection {
 	c := &connection{helper: h, flow: flow, known: known, seen: time.Now()}
 	for dir := range c.dirs {
-		c.dirs[dir] = direction{reader: side{c, dir}, sink: h.verdicts, count: &h.counters, buffered: &h.buffered, seqAdj: flow.SeqAdj[dir]}
-		c.pending[dir] = make(map[uint64]*request)
+		c.dirs[dir] = direction{reader: side{c, dir}, sink: h.verdicts, count: &h.counters, buffered: &h.buffered, seqAdj: flow.SeqAdj[dir], begun: known}
 	}
 	return c
 }
@@ -68,9 +68,18 @@ func (c *connection) lookup() error {
 	if f.Orig != c.flow.Orig { // the tuple is the other direction of another connection now
 		return conntrack.ErrNotFound
 	}
+	moved := !c.known || f.Reply != c.flow.Reply
 	c.flow, c.known = f, true
+	if moved && c.helper.conns[f.Orig].connection == c {
+		c.helper.index(c)
+	}
 	return nil
 }
+
+// over tells whether the connection's entry is gone, so that a SYN begins another. While it is there, the
+// ends don't heed a SYN, whoever sent it, and the kernel doesn't. One in its handshake has no entry yet
+// either, and nothing to lose.
+func (c *connection) over() bool { return errors.Is(c.lookup(), conntrack.ErrNotFound) }
 
 // segment reads a segment of one direction and gives it its verdict.
 func (c *connection) segment(dir int, id uint32, seg *segment) {
@@ -81,7 +90,7 @@ func (c *connection) segment(dir int, id uint32, seg *segment) {
 		c.helper.verdicts.accept(id)
 		c.helper.drop(c, "reset")
 		return
-	case seg.flags&flagSYN != 0 && !(s.synced && !before(s.next, seg.first())): // else it is sent again
+	case seg.flags&flagSYN != 0 && !s.begun: // else it is sent again, or by somebody else
 		s.begin(seg.first())
 	}
 	if seg.flags&flagACK != 0 {
@@ -115,10 +124,10 @@ func (c *connection) watchHeld() {
 	switch {
 	case waiting && c.timer == nil:
 		c.timer = time.AfterFunc(holdTime, func() {
-			c.helper.mu.Lock()
-			defer c.helper.mu.Unlock()
-			c.timer = nil
-			c.releaseHeld()
+			c.helper.guarded(func() {
+				c.timer = nil
+				c.releaseHeld()
+			})
 		})
 	case !waiting && c.timer != nil:
 		c.timer.Stop()

@@ -64,6 +64,8 @@ type direction struct {
 	sink   sink
 	count  *Counters
 
+	begun  bool   // its SYN was seen, or it was picked up later
+	isn    uint32 // number of the SYN
 	synced bool   // next is known
 	first  bool   // nothing has been read: what comes must be RTSP
 	alien  bool   // it isn't RTSP, or no longer: everything passes
@@ -103,7 +105,7 @@ func (s *direction) begin(next uint32) {
 	s.drop()
 	*s = direction{
 		reader: s.reader, sink: s.sink, count: s.count, buffered: s.buffered,
-		synced: true, first: true, next: next, passed: next,
+		begun: true, isn: next - 1, synced: true, first: true, next: next, passed: next,
 	}
 }
 
@@ -132,9 +134,9 @@ func (s *direction) take(id uint32, seg *segment) {
 
 // keep takes down what is kept, and returns how much that is of all directions.
 func (s *direction) keep() int {
-	n := len(s.buf)
+	n := cap(s.buf)
 	for _, p := range s.early {
-		n += len(p.data)
+		n += cap(p.data)
 	}
 	*s.buffered += n - s.kept
 	s.kept = n
@@ -210,7 +212,11 @@ func (s *direction) drop() {
 func (s *direction) acknowledged(ack uint32) {
 	ack = original(s.seqAdj, ack)
 	s.acked, s.ackedOnce = ack, true
-	s.edits = slices.DeleteFunc(s.edits, func(e edit) bool { return !before(ack, e.end) })
+	// The last that made the stream longer stays: its place is the kernel's for good, and a sender that
+	// missed the acknowledgement may send it again together with what is new.
+	s.edits = slices.DeleteFunc(s.edits, func(e edit) bool {
+		return !before(ack, e.end) && (e.added() == 0 || e.end-1 != s.seqAdj.CorrectionPos)
+	})
 	if s.synced && len(s.early) > 0 && before(s.next, ack) {
 		s.lose() // it got what we never saw
 	}
@@ -231,7 +237,13 @@ func (s *direction) consume(first uint32, data []byte) {
 	s.buf = append(s.buf, data...)
 	for len(s.buf) > 0 && s.unit() {
 	}
+	if len(s.buf) == 0 && cap(s.buf) > keepCap {
+		s.buf = nil
+	}
 }
+
+// keepCap is how much room a direction keeps that has nothing to keep.
+const keepCap = 1 << 10
 
 // earlyLook is up to how many bytes each new one is looked at whether it can still be RTSP. Beyond,
 // only whole heads are parsed.
@@ -394,6 +406,3 @@ func (s *direction) giveUp() {
 	s.held = nil
 	s.waited = len(s.early) > 0
 }
-
-// began tells whether nothing has come yet but the SYN whose next byte is next: it is sent again.
-func (s *direction) began(next uint32) bool { return s.synced && s.first && s.next == next }

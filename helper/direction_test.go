@@ -241,6 +241,22 @@ func TestDirectionSecondGrowth(t *testing.T) {
 	}
 }
 
+// TestDirectionLostAck: an acknowledgement that the sender never gets. It sends what was acknowledged again,
+// in one segment with what is new, and with another beginning.
+func TestDirectionLostAck(t *testing.T) {
+	text, want := dialogues[1].sent, dialogues[1].want
+	for _, from := range []int{0, strings.Index(text, "10.0.0.2") + 3, len(text) - 2} {
+		w := newWire(t, 0)
+		w.grows, w.changes = true, dialogues[1].changes
+		w.send(0, text)
+		w.d.acknowledged(uint32(len(want)))
+		w.send(uint32(from), text[from:]+options)
+		if got := w.received(0); got != want+options {
+			t.Errorf("from %d: %q", from, got)
+		}
+	}
+}
+
 // TestDirectionGivesUp: what waits in vain passes, and is not rewritten in half.
 func TestDirectionGivesUp(t *testing.T) {
 	text := setupWith("RTP/AVP;unicast;client_port=5000-5001")

@@ -140,6 +140,10 @@ func (f *fakeTable) CreateExpect(_ context.Context, e conntrack.Expect) (conntra
 	return e, nil
 }
 
+func (f *fakeTable) AddExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error) {
+	return f.CreateExpect(ctx, e)
+}
+
 func (f *fakeTable) KillExpects(_ context.Context, es []conntrack.Expect) []error {
 	errs := make([]error, len(es))
 	for i, e := range es {

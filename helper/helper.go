@@ -22,15 +22,16 @@ const (
 	maxConnectionsPerClient = 512
 	// maxBuffered bounds the bytes of all connections that wait for others to become whole messages.
 	maxBuffered = 32 << 20
-	// maxExpects bounds the expectations that wait. The kernel's own bound is for all namespaces
+	// maxExpects and maxExpectsPerClient bound the expectations that wait. The kernel's own bound is for all namespaces
 	// (net.netfilter.nf_conntrack_expect_max).
-	maxExpects = 512
+	maxExpects          = 512
+	maxExpectsPerClient = 64
 )
 
-// remarksRate and remarksBurst bound the lines of the log that others can cause.
+// Bounds of the lines of the log that others can cause, a second and at once.
 const (
-	remarksRate  = 1 // a second
-	remarksBurst = 20
+	remarksRate, remarksBurst = 1, 20
+	linesRate, linesBurst     = 20, 500
 )
 
 // closeTime bounds the last search.
@@ -61,7 +62,8 @@ type Helper struct {
 	zonesRead time.Time
 	zoneless  bool // a connection was in none of them
 
-	remarks *rate.Limiter // of what others could make the log say without end
+	// What others could make the log say without end: refusals and the like, and a line a session.
+	remarks, lines *rate.Limiter
 }
 
 // conn is a connection, and which of its directions a tuple is.
@@ -93,6 +95,7 @@ func newHelper(cfg Config, k kernel) *Helper {
 		cfg: cfg, kernel: k, started: time.Now(), busy: newBell(), search: newBell(),
 		conns: make(map[conntrack.Tuple]conn), byFlow: make(map[conntrack.Tuple]*stream), ports: make(ports),
 		clients: make(map[netip.Addr]int), sought: make(map[*stream]bool), remarks: rate.NewLimiter(remarksRate, remarksBurst),
+		lines: rate.NewLimiter(linesRate, linesBurst),
 	}
 }
 
@@ -123,6 +126,18 @@ func (h *Helper) lost() {
 	h.counters.Lost++
 }
 
+// guarded runs what isn't about one packet. What breaks there must not end the daemon.
+func (h *Helper) guarded(fn func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer func() {
+		if r := recover(); r != nil {
+			h.cfg.Logger.Error("the RTSP helper stumbled", "error", r, "stack", string(debug.Stack()))
+		}
+	}()
+	fn()
+}
+
 // packet reads a packet and sees to it that it gets a verdict.
 func (h *Helper) packet(p packet) {
 	h.mu.Lock()
@@ -134,7 +149,7 @@ func (h *Helper) packet(p packet) {
 			h.cfg.Logger.Error("a packet broke the RTSP helper, and passes", "error", r, "stack", string(debug.Stack()))
 			h.verdicts.accept(p.id)
 			if c.connection != nil {
-				h.forget(c.connection)
+				h.drop(c.connection, "broken")
 			}
 		}
 	}()
@@ -157,7 +172,7 @@ func (h *Helper) find(seg *segment, ct []byte) conn {
 	t := seg.tuple()
 	begins := seg.flags&(flagSYN|flagACK) == flagSYN
 	if c, ok := h.conns[t]; ok {
-		if !begins || c.dir == fromClient && c.dirs[fromClient].began(seg.first()) {
+		if !begins || c.dir == fromClient && c.dirs[fromClient].isn == seg.seq || !c.over() {
 			return c
 		}
 		h.drop(c.connection, "begun anew")
@@ -178,7 +193,7 @@ func (h *Helper) find(seg *segment, ct []byte) conn {
 	}
 	if c, ok := h.conns[f.Orig]; ok {
 		c.flow, c.known = f, true
-		h.conns[f.Reply] = conn{c.connection, fromServer}
+		h.index(c.connection)
 	} else {
 		h.follow(h.newConnection(f, true))
 	}
@@ -236,11 +251,27 @@ func (h *Helper) follow(c *connection) conn {
 	}
 	h.clients[client]++
 	h.followed++
+	h.index(c)
+	return h.conns[c.flow.Orig]
+}
+
+// index has a connection found by the tuples of its entry, and no longer by those that it had.
+func (h *Helper) index(c *connection) {
+	h.unindex(c)
+	c.tuples = append(c.tuples[:0], c.flow.Orig)
 	h.conns[c.flow.Orig] = conn{c, fromClient}
-	if c.known {
+	if c.known && c.flow.Reply != c.flow.Orig {
+		c.tuples = append(c.tuples, c.flow.Reply)
 		h.conns[c.flow.Reply] = conn{c, fromServer}
 	}
-	return h.conns[c.flow.Orig]
+}
+
+func (h *Helper) unindex(c *connection) {
+	for _, t := range c.tuples {
+		if h.conns[t].connection == c {
+			delete(h.conns, t)
+		}
+	}
 }
 
 // forgetUnknown makes room at the cost of a connection that may never come about: of those, a random one.
@@ -269,10 +300,7 @@ func (h *Helper) forget(c *connection) {
 	if h.conns[c.flow.Orig].connection != c {
 		return
 	}
-	delete(h.conns, c.flow.Orig)
-	if h.conns[c.flow.Reply].connection == c {
-		delete(h.conns, c.flow.Reply)
-	}
+	h.unindex(c)
 	h.followed--
 	if h.clients[c.client()]--; h.clients[c.client()] == 0 {
 		delete(h.clients, c.client())
@@ -335,7 +363,7 @@ func (h *Helper) limited(client netip.Addr) bool {
 		n := c.streamCount()
 		for _, q := range c.pending[fromClient] {
 			if q.setup != nil {
-				n++
+				n += len(q.setup.alternatives)
 			}
 		}
 		all += n
@@ -352,13 +380,17 @@ func (h *Helper) refuse(c *connection, reason string) {
 	h.remark(c, "an RTSP stream isn't let in", "reason", reason)
 }
 
+// level is the level of a line that others can cause: what is too much is for debugging alone.
+func level(l *rate.Limiter) slog.Level {
+	if l.Allow() {
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
 // remark logs what a client or server could repeat without end: a few of it, and the counters have all.
 func (h *Helper) remark(c *connection, message string, more ...any) {
-	level := slog.LevelInfo
-	if !h.remarks.Allow() {
-		level = slog.LevelDebug
-	}
-	h.cfg.Logger.Log(context.Background(), level, message, append([]any{"client", c.client(), "server", c.server()}, more...)...)
+	h.cfg.Logger.Log(context.Background(), level(h.remarks), message, append([]any{"client", c.client(), "server", c.server()}, more...)...)
 }
 
 func (h *Helper) killExpects(es []conntrack.Expect) {

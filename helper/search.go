@@ -89,11 +89,11 @@ func (h *Helper) findExpected(ctx context.Context) {
 			found = append(found, f)
 		}
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for st := range sought {
-		st.found(found)
-	}
+	h.guarded(func() {
+		for st := range sought {
+			st.found(found)
+		}
+	})
 }
 
 // expectedFlows are the flows that came by expectations, or were made as if they had.

@@ -176,17 +176,33 @@ func (s *setup) rewrite(changes map[int]rtsp.Change, change changer) bool {
 	return true
 }
 
+// mayExpect tells whether a connection may have n more expectations. The kernel would drop the oldest of the
+// connection's without a word, and refuse everybody's beyond its own bound.
+func (h *Helper) mayExpect(c *connection, n int) bool {
+	all, own := 0, 0
+	for t, x := range h.conns {
+		if t != x.flow.Orig {
+			continue
+		}
+		count := x.expectCount()
+		all += count
+		if x.client() == c.client() {
+			own += count
+		}
+	}
+	return c.expectCount()+n <= h.kernel.expectMax && own+n <= maxExpectsPerClient && all+n <= maxExpects
+}
+
 // expect lets the stream in before anything is known of where it comes from but the address. Where
 // it can't, the flows that are made at the reply have to do.
 func (a *alternative) expect() {
 	c, h := a.c, a.c.helper
-	if h.kernel.strategy == StrategyFlows || c.flow.Helper != h.kernel.helper || c.expectCount()+len(a.public) > h.kernel.expectMax ||
-		h.expectCount()+len(a.public) > maxExpects {
+	if h.kernel.strategy == StrategyFlows || c.flow.Helper != h.kernel.helper || !h.mayExpect(c, len(a.public)) {
 		return
 	}
 	for i, port := range a.public {
 		ctx, cancel := context.WithTimeout(context.Background(), callTime)
-		e, err := h.cfg.Table.CreateExpect(ctx, c.expectation(port, a.asked[i]))
+		e, err := h.cfg.Table.AddExpect(ctx, c.expectation(port, a.asked[i]))
 		cancel()
 		if err != nil {
 			h.cfg.Logger.Debug("an expectation can't be made", "client", c.client(), "server", c.server(), "port", port, "error", err)
@@ -244,12 +260,18 @@ func (a *alternative) release() {
 	a.expects, a.keys = nil, nil
 }
 
+// samePorts compares as many ports as both have: a server may name a pair where one was asked for.
+func samePorts(a, b []uint16) bool {
+	n := min(len(a), len(b))
+	return slices.Equal(a[:n], b[:n])
+}
+
 // chosen returns the alternative that the server took, and gives up the others.
 func (s *setup) chosen(t *rtsp.Transport) *alternative {
 	granted := portsOf(t)
 	var found *alternative
 	for _, a := range s.alternatives {
-		if found == nil && (len(granted) == 0 || slices.Equal(granted, a.public[:min(len(granted), len(a.public))])) {
+		if found == nil && (len(granted) == 0 || samePorts(granted, a.public)) {
 			found = a
 		}
 	}

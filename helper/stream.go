@@ -44,7 +44,7 @@ func (c *connection) agreed(q *request, m *rtsp.Message, change changer) {
 		}
 	}
 	if q.setup == nil || len(m.Transports) == 0 || !m.Transports[0].UDP() {
-		c.cancel(q)
+		q.cancel()
 		return
 	}
 	t := &m.Transports[0]
@@ -198,9 +198,10 @@ func (st *stream) open(i int, port uint16) error {
 	return nil
 }
 
-// create makes a flow. What is in its way is deleted where it is of the same ends: a packet came
-// before, and found no translation, or another one. A flow that does the same already is left alone:
-// the zero flow is returned, or the flow where it is of this connection.
+// create makes a flow. What is in its way is deleted where it is of the same ends: a packet came before
+// and found no translation, or another one, or the client begins anew and its old connection is not yet
+// over. A hole that the client made itself, and that does the same, is left alone: the zero flow is
+// returned.
 func (c *connection) create(f conntrack.Flow) (conntrack.Flow, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
@@ -214,14 +215,14 @@ func (c *connection) create(f conntrack.Flow) (conntrack.Flow, error) {
 		switch {
 		case gone != nil:
 			continue
-		case there.Orig == f.Orig && there.Reply == f.Reply && there.Master == f.Master:
-			return there, nil
-		case there.Orig == f.Orig && there.Reply == f.Reply, there.Orig == f.Reply && there.Reply == f.Orig:
+		case there.Orig == f.Orig && there.Reply == f.Reply && there.Master == f.Master && c.helper.byFlow[there.Orig] == nil:
+			return there, nil // an expectation of this connection made it
+		case there.Orig == f.Reply && there.Reply == f.Orig:
 			return conntrack.Flow{}, nil
 		case !c.ends(&there):
 			return conntrack.Flow{}, err
 		}
-		if st := c.helper.byFlow[there.Orig]; st != nil { // a client that begins anew, and whose old connection is forgotten
+		if st := c.helper.byFlow[there.Orig]; st != nil {
 			st.lostFlow(there.Orig)
 		}
 		if killed := table.Kill(ctx, []conntrack.Key{there.Key()})[0]; killed != nil && !errors.Is(killed, conntrack.ErrNotFound) {
@@ -302,7 +303,7 @@ func (st *stream) expectAgain() {
 			continue
 		}
 		asked := st.asked[slices.Index(st.public, e.Tuple.DstPort)]
-		if e, err := h.cfg.Table.CreateExpect(ctx, st.c.expectation(e.Tuple.DstPort, asked)); err == nil {
+		if e, err := h.cfg.Table.AddExpect(ctx, st.c.expectation(e.Tuple.DstPort, asked)); err == nil {
 			st.expects = append(st.expects, e)
 		}
 	}
