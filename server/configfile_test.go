@@ -264,7 +264,7 @@ func TestDaemonWithConfig(t *testing.T) {
 	if p.status != nil {
 		t.Errorf("it ended with %v\n%s", p.status, p.log.String())
 	}
-	if tables := ns.Exec("nft", "list", "tables"); strings.Contains(tables, helperTablePrefix) {
+	if tables := ns.Exec("nft", "list", "tables"); strings.Contains(tables, helper.TableName) {
 		t.Errorf("left behind: %s", tables)
 	}
 }
