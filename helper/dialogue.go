@@ -1,9 +1,11 @@
 package helper
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"ctd/helper/rtsp"
@@ -154,14 +156,31 @@ func (s *session) only(uri string) *stream {
 	if s == nil || len(s.streams) < 2 {
 		return nil
 	}
-	uri = withoutCredentials(uri)
 	for _, st := range s.streams {
-		if st.url == uri {
+		if sameURL(st.url, withoutCredentials(uri)) {
 			return st
 		}
 	}
 	return nil
 }
+
+// sameURL compares URLs as far as clients write the same one differently: in case, port and last slash.
+func sameURL(a, b string) bool {
+	if a == b {
+		return true
+	}
+	u, err := url.Parse(a)
+	v, err2 := url.Parse(b)
+	if err != nil || err2 != nil {
+		return false
+	}
+	port := func(u *url.URL) string { return cmp.Or(u.Port(), defaultPort) }
+	return strings.EqualFold(u.Scheme, v.Scheme) && strings.EqualFold(u.Hostname(), v.Hostname()) && port(u) == port(v) &&
+		strings.TrimSuffix(u.Path, "/") == strings.TrimSuffix(v.Path, "/") && u.RawQuery == v.RawQuery
+}
+
+// defaultPort is RTSP's (RFC 2326 section 3.2).
+const defaultPort = "554"
 
 // states of a session (RFC 2326 appendix A, RFC 7826 appendix B).
 const (
