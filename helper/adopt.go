@@ -100,7 +100,7 @@ func (c *connection) adoptStream(to, translated conntrack.Tuple) *stream {
 	k := c.portKey(public)
 	a.keys = []portKey{k}
 	c.helper.ports.take(k, addrPort(c.client(), asked))
-	c.helper.bear(c.client(), 1, 0)
+	c.helper.bear(c.client(), load{streams: 1})
 	s.streams = append(s.streams, st)
 	s.count++
 	c.helper.counters.AdoptedStreams++

@@ -51,7 +51,7 @@ type connection struct {
 func (h *Helper) newConnection(flow conntrack.Flow, known bool) *connection {
 	c := &connection{helper: h, flow: flow, known: known, seen: time.Now()}
 	for dir := range c.dirs {
-		c.dirs[dir] = direction{reader: side{c, dir}, sink: h.verdicts, count: &h.counters, buffered: &h.buffered, seqAdj: flow.SeqAdj[dir], begun: known, strict: dir == fromClient}
+		c.dirs[dir] = direction{reader: side{c, dir}, sink: h.verdicts, count: &h.counters, seqAdj: flow.SeqAdj[dir], begun: known, strict: dir == fromClient}
 	}
 	return c
 }
@@ -188,6 +188,8 @@ func (r side) message(m *rtsp.Message, change changer) {
 	}
 	r.c.message(r.dir, m, change)
 }
+
+func (r side) kept(more int) bool { return r.c.helper.keep(r.c.client(), more) }
 
 func (r side) interleaved(uint8) { r.c.interleaved() }
 

@@ -33,14 +33,17 @@ func (q *request) size() int { return 256 + len(q.session) + len(q.uri) }
 // await remembers a request. Without room it doesn't: its reply then answers nothing.
 func (c *connection) await(dir int, cseq uint64, q *request) bool {
 	c.answered(dir, cseq, true)
-	if len(c.pending[dir]) >= maxPending || c.helper.buffered+q.size() > maxBuffered {
+	if len(c.pending[dir]) >= maxPending {
+		return false
+	}
+	if c.helper.keep(c.client(), q.size()) {
+		c.helper.keep(c.client(), -q.size())
 		return false
 	}
 	if c.pending[dir] == nil {
 		c.pending[dir] = make(map[uint64]*request)
 	}
 	c.pending[dir][cseq] = q
-	c.helper.buffered += q.size()
 	return true
 }
 
@@ -52,7 +55,7 @@ func (c *connection) answered(dir int, cseq uint64, cancel bool) *request {
 		return nil
 	}
 	delete(c.pending[dir], cseq)
-	c.helper.buffered -= q.size()
+	c.helper.keep(c.client(), -q.size())
 	if cancel {
 		q.cancel()
 	}

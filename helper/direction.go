@@ -41,6 +41,8 @@ type reader interface {
 	// mayRewrite tells whether the message that begins with head may have to be rewritten; one of which
 	// nothing is known yet, where head is empty.
 	mayRewrite(head []byte) bool
+	// kept gets to know how many bytes more are kept, and tells whether that is too much.
+	kept(more int) (tooMuch bool)
 	// lengthen tells the kernel how to correct sequence numbers, or why it doesn't.
 	lengthen(s conntrack.SeqAdj) error
 }
@@ -85,10 +87,9 @@ type direction struct {
 	fin    uint32 // where the stream ends
 	hasFin bool
 
-	edits    []edit
-	buffered *int // what all directions keep, of it kept by this one
-	kept     int
-	blind    int // segments that came while nothing was known
+	edits []edit
+	kept  int // bytes in buf and early
+	blind int // segments that came while nothing was known
 
 	seqAdj    conntrack.SeqAdj // as the kernel has it
 	acked     uint32           // what is before it has arrived, in the sender's numbers
@@ -110,7 +111,7 @@ type heldSegment struct {
 func (s *direction) begin(next uint32) {
 	s.drop()
 	*s = direction{
-		reader: s.reader, sink: s.sink, count: s.count, buffered: s.buffered, strict: s.strict,
+		reader: s.reader, sink: s.sink, count: s.count, strict: s.strict,
 		begun: true, isn: next - 1, synced: true, first: true, next: next, passed: next,
 	}
 }
@@ -128,7 +129,7 @@ func (s *direction) take(id uint32, seg *segment) {
 		s.room = min(s.room, maxGrown-s.held[i].segment.end)
 	}
 	s.read(seg.first(), seg.payload())
-	if s.keep() > maxBuffered {
+	if s.keep() {
 		s.lose()
 	}
 	if len(s.held) > maxHeld {
@@ -138,15 +139,15 @@ func (s *direction) take(id uint32, seg *segment) {
 	s.release()
 }
 
-// keep takes down what is kept, and returns how much that is of all directions.
-func (s *direction) keep() int {
+// keep takes down how much is kept, and tells whether that is too much.
+func (s *direction) keep() (tooMuch bool) {
 	n := cap(s.buf)
 	for _, p := range s.early {
 		n += cap(p.data)
 	}
-	*s.buffered += n - s.kept
+	more := n - s.kept
 	s.kept = n
-	return *s.buffered
+	return s.reader.kept(more)
 }
 
 // sync begins in the middle of a connection, where a segment begins with a message.

@@ -21,8 +21,10 @@ import (
 const (
 	maxConnections          = 16 << 10
 	maxConnectionsPerClient = 512
-	// maxBuffered bounds the bytes of all connections that wait for others to become whole messages.
-	maxBuffered = 32 << 20
+	// maxKept and maxKeptPerClient bound the bytes that are kept: those that wait for others to become whole
+	// messages, and requests that await their reply.
+	maxKept          = 32 << 20
+	maxKeptPerClient = 4 << 20
 	// maxExpects and maxExpectsPerClient bound the expectations that wait. The kernel's own bound is for all namespaces
 	// (net.netfilter.nf_conntrack_expect_max).
 	maxExpects          = 512
@@ -53,7 +55,6 @@ type Helper struct {
 	conns    map[conntrack.Tuple]conn
 	followed int // connections in conns, which has them under both their tuples
 	clients  map[netip.Addr]int
-	buffered int // bytes that wait, in all directions of all connections
 	byFlow   map[conntrack.Tuple]*stream
 	ports    ports
 	counters Counters

@@ -10,22 +10,33 @@ import (
 type load struct {
 	streams int // and alternatives of SETUP requests, each of which may become one
 	expects int // expectations that wait
+	kept    int // bytes of pieces of messages, and of requests that await their reply
 }
 
 // bear adds to a client's load, or takes from it.
-func (h *Helper) bear(client netip.Addr, streams, expects int) {
+func (h *Helper) bear(client netip.Addr, more load) {
+	if more == (load{}) {
+		return
+	}
 	l := h.load[client]
 	if l == nil {
 		l = &load{}
 		h.load[client] = l
 	}
-	l.streams += streams
-	l.expects += expects
-	h.total.streams += streams
-	h.total.expects += expects
+	for _, x := range []*load{l, &h.total} {
+		x.streams += more.streams
+		x.expects += more.expects
+		x.kept += more.kept
+	}
 	if *l == (load{}) {
 		delete(h.load, client)
 	}
+}
+
+// keep adds to the bytes that are kept for a client, and tells whether that is too much.
+func (h *Helper) keep(client netip.Addr, more int) (tooMuch bool) {
+	h.bear(client, load{kept: more})
+	return h.total.kept > maxKept || h.of(client).kept > maxKeptPerClient
 }
 
 // of returns a client's load.
@@ -50,6 +61,6 @@ func (h *Helper) mayExpect(c *connection, n int) bool {
 
 // hold notes the expectations that an alternative has now.
 func (a *alternative) hold(es []conntrack.Expect) {
-	a.c.helper.bear(a.c.client(), 0, len(es)-len(a.expects))
+	a.c.helper.bear(a.c.client(), load{expects: len(es) - len(a.expects)})
 	a.expects = es
 }

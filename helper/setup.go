@@ -117,7 +117,7 @@ func (c *connection) offer(index int, t *rtsp.Transport) *alternative {
 		a.keys = append(a.keys, k)
 		h.ports.take(k, netip.AddrPortFrom(c.client(), asked[i]))
 	}
-	h.bear(c.client(), 1, 0)
+	h.bear(c.client(), load{streams: 1})
 	return a
 }
 
@@ -260,7 +260,7 @@ func (a *alternative) release() {
 	for _, k := range a.keys {
 		h.ports.give(k)
 	}
-	h.bear(a.c.client(), -1, 0)
+	h.bear(a.c.client(), load{streams: -1})
 }
 
 // samePorts compares as many ports as both have: a server may name a pair where one was asked for.
