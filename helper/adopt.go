@@ -41,7 +41,8 @@ func (h *Helper) adopt(ctx context.Context) error {
 			continue
 		}
 		st := c.adoptStream(e.Tuple, translated(&e))
-		st.expects, st.expected = append(st.expects, e), true
+		st.expected = true
+		st.hold(append(st.expects, e))
 	}
 	return nil
 }
@@ -73,6 +74,10 @@ func (h *Helper) adoptConnection(orig conntrack.Tuple, zone uint16) *connection 
 		}
 		return nil
 	}
+	if c.flow.State != tcpEstablished { // it has closed meanwhile
+		return nil
+	}
+	delete(h.older, olderKey{orig, zone})
 	c = h.newConnection(c.flow, true)
 	if h.follow(c).connection == nil { // beyond the bounds: it would be out of reach
 		return nil
@@ -95,6 +100,7 @@ func (c *connection) adoptStream(to, translated conntrack.Tuple) *stream {
 	k := c.portKey(public)
 	a.keys = []portKey{k}
 	c.helper.ports.take(k, addrPort(c.client(), asked))
+	c.helper.bear(c.client(), load{streams: 1})
 	s.streams = append(s.streams, st)
 	s.count++
 	c.helper.counters.AdoptedStreams++

@@ -1,9 +1,11 @@
 package helper
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"ctd/helper/rtsp"
@@ -31,14 +33,17 @@ func (q *request) size() int { return 256 + len(q.session) + len(q.uri) }
 // await remembers a request. Without room it doesn't: its reply then answers nothing.
 func (c *connection) await(dir int, cseq uint64, q *request) bool {
 	c.answered(dir, cseq, true)
-	if len(c.pending[dir]) >= maxPending || c.helper.buffered+q.size() > maxBuffered {
+	if len(c.pending[dir]) >= maxPending {
+		return false
+	}
+	if c.helper.keep(c.client(), q.size()) {
+		c.helper.keep(c.client(), -q.size())
 		return false
 	}
 	if c.pending[dir] == nil {
 		c.pending[dir] = make(map[uint64]*request)
 	}
 	c.pending[dir][cseq] = q
-	c.helper.buffered += q.size()
 	return true
 }
 
@@ -50,7 +55,7 @@ func (c *connection) answered(dir int, cseq uint64, cancel bool) *request {
 		return nil
 	}
 	delete(c.pending[dir], cseq)
-	c.helper.buffered -= q.size()
+	c.helper.keep(c.client(), -q.size())
 	if cancel {
 		q.cancel()
 	}
@@ -154,14 +159,31 @@ func (s *session) only(uri string) *stream {
 	if s == nil || len(s.streams) < 2 {
 		return nil
 	}
-	uri = withoutCredentials(uri)
 	for _, st := range s.streams {
-		if st.url == uri {
+		if sameURL(st.url, withoutCredentials(uri)) {
 			return st
 		}
 	}
 	return nil
 }
+
+// sameURL compares URLs as far as clients write the same one differently: in case, port and last slash.
+func sameURL(a, b string) bool {
+	if a == b {
+		return true
+	}
+	u, err := url.Parse(a)
+	v, err2 := url.Parse(b)
+	if err != nil || err2 != nil {
+		return false
+	}
+	port := func(u *url.URL) string { return cmp.Or(u.Port(), defaultPort) }
+	return strings.EqualFold(u.Scheme, v.Scheme) && strings.EqualFold(u.Hostname(), v.Hostname()) && port(u) == port(v) &&
+		strings.TrimSuffix(u.Path, "/") == strings.TrimSuffix(v.Path, "/") && u.RawQuery == v.RawQuery
+}
+
+// defaultPort is RTSP's (RFC 2326 section 3.2).
+const defaultPort = "554"
 
 // states of a session (RFC 2326 appendix A, RFC 7826 appendix B).
 const (

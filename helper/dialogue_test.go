@@ -95,8 +95,12 @@ func TestDialogue(t *testing.T) {
 			}
 			end(c)
 			r.want()
-			if got := r.h.Sessions(); len(got) != 0 || len(r.h.ports) != 0 || len(r.h.byFlow) != 0 {
-				t.Errorf("left: %+v, %v, %v", got, r.h.ports, r.h.byFlow)
+			if got := r.h.Sessions(); len(got) != 0 || len(r.h.ports) != 0 || len(r.h.byFlow) != 0 || r.h.total.streams != 0 || r.h.total.expects != 0 {
+				t.Errorf("left: %+v, %v, %v, %+v", got, r.h.ports, r.h.byFlow, r.h.total)
+			}
+			_ = r.h.Close()
+			if r.h.followed != 0 || len(r.h.conns) != 0 || len(r.h.load) != 0 || r.h.total != (load{}) || len(r.h.clients) != 0 {
+				t.Errorf("kept: %d, %v, %v, %v", r.h.followed, r.h.conns, r.h.load, r.h.clients)
 			}
 		})
 	}

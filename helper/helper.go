@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,8 +21,10 @@ import (
 const (
 	maxConnections          = 16 << 10
 	maxConnectionsPerClient = 512
-	// maxBuffered bounds the bytes of all connections that wait for others to become whole messages.
-	maxBuffered = 32 << 20
+	// maxKept and maxKeptPerClient bound the bytes that are kept: those that wait for others to become whole
+	// messages, and requests that await their reply.
+	maxKept          = 32 << 20
+	maxKeptPerClient = 4 << 20
 	// maxExpects and maxExpectsPerClient bound the expectations that wait. The kernel's own bound is for all namespaces
 	// (net.netfilter.nf_conntrack_expect_max).
 	maxExpects          = 512
@@ -52,15 +55,19 @@ type Helper struct {
 	conns    map[conntrack.Tuple]conn
 	followed int // connections in conns, which has them under both their tuples
 	clients  map[netip.Addr]int
-	buffered int // bytes that wait, in all directions of all connections
 	byFlow   map[conntrack.Tuple]*stream
 	ports    ports
 	counters Counters
 
-	sought    map[*stream]bool // whose flows are sought
-	zones     []uint16         // that are known
+	older map[olderKey]uint32  // ids of connections that are older than the helper
+	load  map[netip.Addr]*load // by client
+	total load
+
+	sought    map[*alternative]*stream // whose flows are sought
+	zones     []uint16                 // that are known
 	zonesRead time.Time
 	zoneless  bool // a connection was in none of them
+	unwatched bool // the kernel tells of no flows that end
 
 	// What others could make the log say without end: refusals and the like, and a line a session.
 	remarks, lines *rate.Limiter
@@ -84,6 +91,9 @@ func Open(ctx context.Context, cfg Config) (*Helper, error) {
 		return nil, fmt.Errorf("find out what the kernel can do: %w", err)
 	}
 	h := newHelper(cfg, k)
+	if err := h.findOlder(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("look for connections: %w", err), h.Close())
+	}
 	if err := h.open(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -94,7 +104,8 @@ func newHelper(cfg Config, k kernel) *Helper {
 	return &Helper{
 		cfg: cfg, kernel: k, started: time.Now(), busy: newBell(), search: newBell(),
 		conns: make(map[conntrack.Tuple]conn), byFlow: make(map[conntrack.Tuple]*stream), ports: make(ports),
-		clients: make(map[netip.Addr]int), sought: make(map[*stream]bool), remarks: rate.NewLimiter(remarksRate, remarksBurst),
+		clients: make(map[netip.Addr]int), sought: make(map[*alternative]*stream), older: make(map[olderKey]uint32),
+		load: make(map[netip.Addr]*load), remarks: rate.NewLimiter(remarksRate, remarksBurst),
 		lines: rate.NewLimiter(linesRate, linesBurst),
 	}
 }
@@ -191,13 +202,63 @@ func (h *Helper) find(seg *segment, ct []byte) conn {
 	if f.Orig != t && f.Reply != t { // with a zone for each direction tuples don't tell whose they are
 		return conn{}
 	}
-	if c, ok := h.conns[f.Orig]; ok {
+	if c, ok := h.conns[f.Orig]; ok && c.dir == fromClient {
 		c.flow, c.known = f, true
 		h.index(c.connection)
-	} else {
-		h.follow(h.newConnection(f, true))
+		return h.conns[t]
 	}
+	return h.pickUp(seg, t, f)
+}
+
+// pickUp takes up a connection whose SYN wasn't seen: where this is the answer to it, which says where both
+// sides begin, or where the connection is older than the helper. Any other had its beginning unread: what
+// its segments begin with may be anything.
+func (h *Helper) pickUp(seg *segment, t conntrack.Tuple, f conntrack.Flow) conn {
+	answer := seg.flags&(flagSYN|flagACK) == flagSYN|flagACK && f.Reply == t
+	place := olderKey{f.Orig, f.Zone}
+	if id, older := h.older[place]; !answer && (!older || id != f.ID || f.State != tcpEstablished) {
+		if len(seg.payload()) > 0 {
+			h.passBy(&f)
+		}
+		return conn{}
+	}
+	delete(h.older, place)
+	c := h.newConnection(f, true)
+	if answer {
+		c.dirs[fromServer].begun = false
+		c.dirs[fromClient].begin(seg.ack)
+	}
+	h.follow(c)
 	return h.conns[t]
+}
+
+// olderKey names a connection that is older than the helper.
+type olderKey struct {
+	orig conntrack.Tuple
+	zone uint16
+}
+
+// maxOlder bounds them.
+const maxOlder = 64 << 10
+
+// findOlder notes the connections that are there already.
+func (h *Helper) findOlder(ctx context.Context) error {
+	list := strings.Trim(strings.ReplaceAll(fmt.Sprint(h.cfg.Ports), " ", ","), "[]")
+	filter, err := conntrack.ParseFilter(fmt.Sprintf("proto=tcp state=ESTABLISHED dport=%[1]s or proto=tcp state=ESTABLISHED reply_sport=%[1]s", list))
+	if err != nil {
+		return err
+	}
+	for f, err := range h.cfg.Table.Flows(ctx, filter) {
+		switch {
+		case errors.Is(err, conntrack.ErrInterrupted): // some may be missing, which aren't helped then
+			return nil
+		case err != nil:
+			return err
+		case len(h.older) < maxOlder:
+			h.older[olderKey{f.Orig, f.Zone}] = f.ID
+		}
+	}
+	return nil
 }
 
 // entry returns the flow that a packet's tuple is a direction of: as it came with the packet, or from
@@ -245,7 +306,7 @@ func zoneOf(ct []byte) uint16 {
 // follow takes up a connection.
 func (h *Helper) follow(c *connection) conn {
 	client := c.client()
-	if h.clients[client] >= maxConnectionsPerClient || h.followed >= maxConnections && !h.forgetUnknown() {
+	if h.clients[client] >= maxConnectionsPerClient || h.followed >= maxConnections && !h.forgetOne() {
 		h.counters.Limited++
 		return conn{}
 	}
@@ -258,12 +319,21 @@ func (h *Helper) follow(c *connection) conn {
 // index has a connection found by the tuples of its entry, and no longer by those that it had.
 func (h *Helper) index(c *connection) {
 	h.unindex(c)
-	c.tuples = append(c.tuples[:0], c.flow.Orig)
-	h.conns[c.flow.Orig] = conn{c, fromClient}
+	c.tuples = c.tuples[:0]
+	h.place(c, fromClient, c.flow.Orig)
 	if c.known && c.flow.Reply != c.flow.Orig {
-		c.tuples = append(c.tuples, c.flow.Reply)
-		h.conns[c.flow.Reply] = conn{c, fromServer}
+		h.place(c, fromServer, c.flow.Reply)
 	}
+}
+
+// place has a connection found by a tuple. One that was found by it is over: the table has no two flows of
+// one tuple.
+func (h *Helper) place(c *connection, dir int, t conntrack.Tuple) {
+	if other := h.conns[t].connection; other != nil && other != c {
+		h.drop(other, "its place was taken")
+	}
+	h.conns[t] = conn{c, dir}
+	c.tuples = append(c.tuples, t)
 }
 
 func (h *Helper) unindex(c *connection) {
@@ -274,12 +344,20 @@ func (h *Helper) unindex(c *connection) {
 	}
 }
 
-// forgetUnknown makes room at the cost of a connection that may never come about: of those, a random one.
-func (h *Helper) forgetUnknown() bool {
+// roomTries is how many connections are looked at to make room for another.
+const roomTries = 64
+
+// forgetOne makes room at the cost of a connection that may never come about, or that is idle and has no
+// streams: of those, a random one.
+func (h *Helper) forgetOne() bool {
+	tries := 0
 	for _, c := range h.conns {
-		if !c.known {
+		if !c.known || c.streamCount() == 0 && time.Since(c.seen) > idleCheck {
 			h.forget(c.connection)
 			return true
+		}
+		if tries++; tries == roomTries {
+			break
 		}
 	}
 	return false
@@ -297,10 +375,11 @@ func (h *Helper) forget(c *connection) {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	if h.conns[c.flow.Orig].connection != c {
+	if len(c.tuples) == 0 { // it isn't followed
 		return
 	}
 	h.unindex(c)
+	c.tuples = nil
 	h.followed--
 	if h.clients[c.client()]--; h.clients[c.client()] == 0 {
 		delete(h.clients, c.client())
@@ -353,27 +432,6 @@ func (h *Helper) Close() error {
 	return errors.Join(append(errs, h.kernel.close())...)
 }
 
-// limited tells whether a client may have no more streams.
-func (h *Helper) limited(client netip.Addr) bool {
-	all, own := 0, 0
-	for t, c := range h.conns {
-		if t != c.flow.Orig {
-			continue
-		}
-		n := c.streamCount()
-		for _, q := range c.pending[fromClient] {
-			if q.setup != nil {
-				n += len(q.setup.alternatives)
-			}
-		}
-		all += n
-		if c.client() == client {
-			own += n
-		}
-	}
-	return all >= h.cfg.MaxSessions || own >= h.cfg.MaxSessionsPerClient
-}
-
 // refuse counts what isn't registered for a reason of safety.
 func (h *Helper) refuse(c *connection, reason string) {
 	h.counters.Refused++
@@ -393,17 +451,23 @@ func (h *Helper) remark(c *connection, message string, more ...any) {
 	h.cfg.Logger.Log(context.Background(), level(h.remarks), message, append([]any{"client", c.client(), "server", c.server()}, more...)...)
 }
 
-func (h *Helper) killExpects(es []conntrack.Expect) {
+// killExpects deletes expectations, and tells whether one was gone already: media have come by it, or its
+// time was over.
+func (h *Helper) killExpects(es []conntrack.Expect) (gone bool) {
 	if len(es) == 0 {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
 	for i, err := range h.cfg.Table.KillExpects(ctx, es) {
-		if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
+		switch {
+		case errors.Is(err, conntrack.ErrNotFound):
+			gone = true
+		case err != nil:
 			h.cfg.Logger.Warn("an expectation is left behind", "expectation", es[i].Tuple, "error", err)
 		}
 	}
+	return gone
 }
 
 func (h *Helper) killFlows(flows []conntrack.Flow) {

@@ -8,10 +8,15 @@ import (
 
 	"ctd/conntrack"
 	"ctd/helper/rtsp"
+
+	"golang.org/x/time/rate"
 )
 
 // maxAlternatives bounds the alternatives of a request for which ports are opened.
 const maxAlternatives = 4
+
+// plansRate and plansBurst bound the SETUP requests of a connection, a second and at once.
+const plansRate, plansBurst = 10, 50
 
 // setup is what a SETUP request asks for: ports for each alternative that the server may choose.
 type setup struct {
@@ -37,6 +42,14 @@ type alternative struct {
 // with it as it is: another client has the port already, or it names an address behind NAT.
 func (c *connection) plan(m *rtsp.Message, change changer) *setup {
 	if c.lookup() != nil {
+		return nil
+	}
+	if c.plans == nil {
+		c.plans = rate.NewLimiter(plansRate, plansBurst)
+	}
+	if !c.plans.Allow() {
+		c.helper.counters.Limited++
+		c.helper.refuse(c, "too many SETUP requests at a time")
 		return nil
 	}
 	s := &setup{c: c}
@@ -104,6 +117,7 @@ func (c *connection) offer(index int, t *rtsp.Transport) *alternative {
 		a.keys = append(a.keys, k)
 		h.ports.take(k, netip.AddrPortFrom(c.client(), asked[i]))
 	}
+	h.bear(c.client(), load{streams: 1})
 	return a
 }
 
@@ -121,7 +135,7 @@ func (c *connection) portKey(port uint16) portKey {
 // for.
 func (c *connection) ownDestination(t *rtsp.Transport) (named, ok bool) {
 	var hosts []netip.Addr
-	if t.HasDestination {
+	if t.Destination != "" { // without a value it is who asks (RFC 2326 section 12.39)
 		hosts = append(hosts, t.DestinationAddr.Addr())
 	}
 	for _, d := range t.DestAddr {
@@ -176,23 +190,6 @@ func (s *setup) rewrite(changes map[int]rtsp.Change, change changer) bool {
 	return true
 }
 
-// mayExpect tells whether a connection may have n more expectations. The kernel would drop the oldest of the
-// connection's without a word, and refuse everybody's beyond its own bound.
-func (h *Helper) mayExpect(c *connection, n int) bool {
-	all, own := 0, 0
-	for t, x := range h.conns {
-		if t != x.flow.Orig {
-			continue
-		}
-		count := x.expectCount()
-		all += count
-		if x.client() == c.client() {
-			own += count
-		}
-	}
-	return c.expectCount()+n <= h.kernel.expectMax && own+n <= maxExpectsPerClient && all+n <= maxExpects
-}
-
 // expect lets the stream in before anything is known of where it comes from but the address. Where
 // it can't, the flows that are made at the reply have to do.
 func (a *alternative) expect() {
@@ -208,7 +205,7 @@ func (a *alternative) expect() {
 			h.cfg.Logger.Debug("an expectation can't be made", "client", c.client(), "server", c.server(), "port", port, "error", err)
 			return
 		}
-		a.expects = append(a.expects, e)
+		a.hold(append(a.expects, e))
 	}
 }
 
@@ -252,12 +249,18 @@ func (s *setup) release() {
 	s.alternatives = nil
 }
 
+// release takes back what was registered for an alternative, also the flows that the kernel has made of it.
+// It must be called once.
 func (a *alternative) release() {
-	a.c.helper.killExpects(a.expects)
-	for _, k := range a.keys {
-		a.c.helper.ports.give(k)
+	h := a.c.helper
+	if h.killExpects(a.expects) {
+		a.seek(nil)
 	}
-	a.expects, a.keys = nil, nil
+	a.hold(nil)
+	for _, k := range a.keys {
+		h.ports.give(k)
+	}
+	h.bear(a.c.client(), load{streams: -1})
 }
 
 // samePorts compares as many ports as both have: a server may name a pair where one was asked for.

@@ -37,7 +37,7 @@ func (c *connection) agreed(q *request, m *rtsp.Message, change changer) {
 	}
 	if s != nil {
 		for _, st := range s.streams { // a stream that is set up again replaces itself
-			if st.url == q.uri {
+			if sameURL(st.url, q.uri) {
 				s.remove(st)
 				break
 			}
@@ -115,8 +115,10 @@ func (st *stream) letIn(t *rtsp.Transport) {
 	if len(st.ports) > 0 && slices.Min(st.ports) < minPort {
 		st.ports = nil
 		h.refuse(c, "a port of the server's below 1024")
-		h.killExpects(st.expects)
-		st.expects = nil
+		if h.killExpects(st.expects) {
+			st.seek(nil)
+		}
+		st.hold(nil)
 		return
 	}
 	made := 0
@@ -134,8 +136,11 @@ func (st *stream) letIn(t *rtsp.Transport) {
 	}
 	switch {
 	case made == len(st.public) && !other && !h.cfg.AllowOtherSource:
-		h.killExpects(st.expects)
-		st.expects = nil
+		if h.killExpects(st.expects) { // media came before the reply
+			st.expected = true
+			st.seek(st)
+		}
+		st.hold(nil)
 	case len(st.expects) > 0:
 		st.expected = true
 	case made == 0:
@@ -250,7 +255,9 @@ func (s *session) remove(st *stream) {
 	}
 	s.streams = slices.Delete(s.streams, at, at+1)
 	st.ended = true
-	st.seek()
+	if st.expected {
+		st.seek(st)
+	}
 	h := s.c.helper
 	h.killFlows(st.flows)
 	st.release()
@@ -261,7 +268,9 @@ func (s *session) remove(st *stream) {
 func (s *session) refresh() {
 	s.refreshed = time.Now()
 	for _, st := range s.streams {
-		st.seek()
+		if st.expected {
+			st.seek(st)
+		}
 		st.expectAgain()
 		st.touch()
 	}
@@ -297,14 +306,15 @@ func (st *stream) expectAgain() {
 	defer cancel()
 	errs := h.cfg.Table.KillExpects(ctx, st.expects)
 	waiting := st.expects
-	st.expects, st.made = nil, time.Now()
+	st.hold(nil)
+	st.made = time.Now()
 	for i, e := range waiting {
 		if errs[i] != nil { // its flow has come
 			continue
 		}
 		asked := st.asked[slices.Index(st.public, e.Tuple.DstPort)]
 		if e, err := h.cfg.Table.AddExpect(ctx, st.c.expectation(e.Tuple.DstPort, asked)); err == nil {
-			st.expects = append(st.expects, e)
+			st.hold(append(st.expects, e))
 		}
 	}
 }

@@ -14,7 +14,7 @@ const (
 	// idleCheck is the time without packets after which a connection's entry is looked for.
 	idleCheck = time.Minute
 	// unknownIdle is how long a connection may be in its handshake.
-	unknownIdle = 2 * time.Minute
+	unknownIdle = 30 * time.Second
 	// replyTime is how long a request awaits its reply.
 	replyTime = time.Minute
 	// watchAgain is how long it is waited after the kernel's events failed.
@@ -75,7 +75,7 @@ func (h *Helper) sweepConnections(now time.Time) {
 		switch {
 		case !c.known && idle > unknownIdle:
 			h.forget(c.connection)
-		case c.known && idle > idleCheck && looked < maxSweep:
+		case c.known && (idle > idleCheck || h.unwatched && c.streamCount() > 0) && looked < maxSweep:
 			looked++
 			if err := c.lookup(); errors.Is(err, conntrack.ErrNotFound) {
 				h.drop(c.connection, "gone from the table")
@@ -99,6 +99,7 @@ func (h *Helper) watchEnds(ctx context.Context) error {
 		}
 		h.cfg.Logger.Warn("the kernel doesn't tell of flows that end; it is looked for them", "error", err)
 		if errors.Is(err, conntrack.ErrNoEvents) {
+			h.guarded(func() { h.unwatched = true })
 			return nil
 		}
 		select {
