@@ -53,7 +53,7 @@ func (s *Server) helperBlindness(st *helper.Status) (blind, mends []string) {
 		mends = append(mends, "ctd helper rules | "+s.inNetNS("nft -f -"))
 	}
 	if n := st.Counters.Limited; n > 0 {
-		blind = append(blind, fmt.Sprintf("limits were met %d times since it was started: helper.rtsp.max_sessions (%d) and max_sessions_per_client (%d) can be raised, and those of connections can't",
+		blind = append(blind, fmt.Sprintf("limits were met %d times since it was started: helper.rtsp.max_sessions (%d) and max_sessions_per_client (%d) can be raised, other limits can't",
 			n, st.MaxSessions, st.MaxSessionsPerClient))
 	}
 	return blind, mends
