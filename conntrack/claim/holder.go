@@ -82,16 +82,19 @@ func ask(ns NetNS, name string) (Holder, error) {
 	return Holder{Stranger: cred.Uid != 0 && int(cred.Uid) != os.Geteuid(), PID: int(cred.Pid), UID: int(cred.Uid)}, nil
 }
 
-// isFree tells whether nobody has the name.
+// isFree tells whether nobody has the name. It doesn't listen while it tries, so that nobody takes it for
+// a holder.
 func isFree(ns NetNS, name string) (bool, error) {
-	fd, err := bind(ns, name)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return false, nil
-	}
+	fd, err := open(ns, 0)
 	if err != nil {
 		return false, err
 	}
-	return true, unix.Close(fd)
+	defer unix.Close(fd)
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + name})
+	if err != nil && !errors.Is(err, unix.EADDRINUSE) {
+		return false, fmt.Errorf("ask who holds the name %s: %w", name, err)
+	}
+	return err == nil, nil
 }
 
 // retry calls fn again where a signal interrupted it.
