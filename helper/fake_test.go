@@ -236,6 +236,7 @@ func (r *rig) dial(client, public, server, real string) *call {
 		Reply: conntrack.Tuple{Src: c.real.Addr(), SrcPort: c.real.Port(), Dst: c.public.Addr(), DstPort: c.public.Port(), Proto: conntrack.TCP},
 		ID:    uint32(1000 + len(r.table.flows)), Helper: "Q.931", Mark: 7, Status: conntrack.StatusSNAT, State: tcpEstablished, Zone: r.zone,
 	}
+	f.Set(conntrack.AttrState)
 	r.take(c.packet(fromClient, flagSYN, ""))
 	r.table.flows = append(r.table.flows, f)
 	r.take(c.packet(fromServer, flagSYN|flagACK, ""))

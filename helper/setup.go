@@ -68,7 +68,7 @@ func (c *connection) plan(m *rtsp.Message, change changer) *setup {
 			changes[i] = ch
 		}
 	}
-	if len(changes) > 0 && !s.rewrite(changes, change) {
+	if len(changes) > 0 && !s.rewrite(m, changes, change) {
 		s.release()
 		return nil
 	}
@@ -144,10 +144,10 @@ func (c *connection) ownDestination(t *rtsp.Transport) (named, ok bool) {
 		}
 	}
 	for _, a := range hosts {
-		switch a.Unmap() {
-		case c.client():
+		switch a = a.Unmap(); {
+		case a == c.client():
 			named = true
-		case c.public():
+		case a == c.public(), a.IsUnspecified():
 		default: // also a name, of which nobody knows here what the server takes it for
 			return false, false
 		}
@@ -169,10 +169,10 @@ func (a *alternative) change(t *rtsp.Transport) (rtsp.Change, bool) {
 
 // rewrite changes the request: with the client's public address for its own, else without an address,
 // which makes the server take the one that the request comes from.
-func (s *setup) rewrite(changes map[int]rtsp.Change, change changer) bool {
+func (s *setup) rewrite(m *rtsp.Message, changes map[int]rtsp.Change, change changer) bool {
 	h := s.c.helper
 	err := change(changes)
-	if err != nil {
+	if err != nil && !slices.ContainsFunc(m.Transports, portInDestination) {
 		for i, ch := range changes {
 			ch.DropDestination = ch.Destination.IsValid()
 			ch.Destination = netip.Addr{}
@@ -188,6 +188,11 @@ func (s *setup) rewrite(changes map[int]rtsp.Change, change changer) bool {
 	h.counters.Rewritten++
 	s.rewritten = true
 	return true
+}
+
+// portInDestination tells whether the client's port goes with its address.
+func portInDestination(t rtsp.Transport) bool {
+	return t.ClientPort.Count() == 0 && t.DestinationAddr.Port() != 0
 }
 
 // expect lets the stream in before anything is known of where it comes from but the address. Where
