@@ -17,6 +17,7 @@ require (
 	github.com/ti-mo/conntrack v0.6.0
 	golang.org/x/net v0.62.0
 	golang.org/x/sys v0.49.0
+	golang.org/x/time v0.12.0
 )
 
 require (

@@ -12,11 +12,7 @@ import (
 // adopt takes over what a predecessor registered that was killed: the streams of connections that
 // still live go on and end with them. What has no connection any more is deleted.
 func (h *Helper) adopt(ctx context.Context) error {
-	filter, err := conntrack.ParseFilter("proto=udp status=expected")
-	if err != nil {
-		return err
-	}
-	for f, err := range h.cfg.Table.Flows(ctx, filter) {
+	for f, err := range h.cfg.Table.Flows(ctx, expectedFlows) {
 		if err != nil {
 			return err
 		}
@@ -71,7 +67,7 @@ func (h *Helper) adoptConnection(orig conntrack.Tuple, zone uint16) *connection 
 	c = h.newConnection(c.flow, true)
 	c.sessions = []*session{{c: c, state: statePlaying, started: time.Now(), adopted: true}}
 	h.follow(c)
-	h.wake()
+	h.busy.wake()
 	return c
 }
 

@@ -204,7 +204,8 @@ func (c *connection) leave() {
 		Mark: &conntrack.MaskedMark{Value: bit, Mask: bit},
 	})[0]
 	if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
-		c.helper.cfg.Logger.Warn("a connection that needs no help stays in the queue", "connection", c.flow.Orig, "error", err)
+		c.helper.remark(c, "a connection that needs no help stays in the queue", "error", err)
+		return
 	}
 	c.left = true
 }

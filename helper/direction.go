@@ -100,7 +100,7 @@ type heldSegment struct {
 
 // begin starts at the connection's first byte.
 func (s *direction) begin(next uint32) {
-	s.lose()
+	s.drop()
 	*s = direction{
 		reader: s.reader, sink: s.sink, count: s.count, buffered: s.buffered,
 		synced: true, first: true, next: next, passed: next,
@@ -192,9 +192,17 @@ func (s *direction) keepEarly(first uint32, data []byte) {
 	s.early = append(s.early, piece{first, bytes.Clone(data)})
 }
 
-// lose stops to follow until a segment begins with a message again.
+// lose stops to follow until a segment begins with a message again. Where none had come, it is not known
+// that this is RTSP: a segment in the middle may be what a web page made a browser send.
 func (s *direction) lose() {
-	s.synced, s.buf, s.looked, s.skip, s.early, s.waited = false, nil, 0, 0, nil, false
+	s.alien = s.alien || s.first
+	s.synced, s.skip = false, 0
+	s.drop()
+}
+
+// drop forgets what is kept.
+func (s *direction) drop() {
+	s.buf, s.looked, s.early, s.waited = nil, 0, nil, false
 	s.keep()
 }
 

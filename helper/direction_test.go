@@ -293,6 +293,7 @@ func TestDirectionNotRTSP(t *testing.T) {
 // something went by unseen.
 func TestDirectionMiddle(t *testing.T) {
 	w := newWire(t, 0)
+	w.d.first = false
 	w.d.lose()
 	setup := setupWith("RTP/AVP;client_port=5000-5001")
 	w.send(10, "rest of something\r\n\r\n")
@@ -310,6 +311,17 @@ func TestDirectionMiddle(t *testing.T) {
 	w.d.giveUp()
 	w.send(next+100+uint32(len(options)), options)
 	if fmt.Sprint(w.got) != "[SETUP OPTIONS]" {
+		t.Errorf("%q", w.got)
+	}
+	w.allDecided()
+}
+
+// TestDirectionLost: where something is lost before the first message, nobody knows that this is RTSP.
+func TestDirectionLost(t *testing.T) {
+	w := newWire(t, 0)
+	w.d.lose()
+	w.send(500, setupWith("RTP/AVP;client_port=5000-5001"))
+	if len(w.got) > 0 {
 		t.Errorf("%q", w.got)
 	}
 	w.allDecided()

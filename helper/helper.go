@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"ctd/conntrack"
 )
@@ -21,7 +22,19 @@ const (
 	maxConnectionsPerClient = 512
 	// maxBuffered bounds the bytes of all connections that wait for others to become whole messages.
 	maxBuffered = 32 << 20
+	// maxExpects bounds the expectations that wait. The kernel's own bound is for all namespaces
+	// (net.netfilter.nf_conntrack_expect_max).
+	maxExpects = 512
 )
+
+// remarksRate and remarksBurst bound the lines of the log that others can cause.
+const (
+	remarksRate  = 1 // a second
+	remarksBurst = 20
+)
+
+// closeTime bounds the last search.
+const closeTime = 10 * time.Second
 
 // Helper lets RTSP streams in while it runs.
 type Helper struct {
@@ -31,7 +44,8 @@ type Helper struct {
 	queue        *queue
 	verdicts     sink
 	started      time.Time
-	woken        chan struct{} // there are streams whose end must be noticed
+	busy         bell // there are streams whose end must be noticed
+	search       bell // something is sought in the table
 
 	mu       sync.Mutex // holds what follows, and everything below it
 	conns    map[conntrack.Tuple]conn
@@ -41,6 +55,13 @@ type Helper struct {
 	byFlow   map[conntrack.Tuple]*stream
 	ports    ports
 	counters Counters
+
+	sought    map[*stream]bool // whose flows are sought
+	zones     []uint16         // that are known
+	zonesRead time.Time
+	zoneless  bool // a connection was in none of them
+
+	remarks *rate.Limiter // of what others could make the log say without end
 }
 
 // conn is a connection, and which of its directions a tuple is.
@@ -69,9 +90,9 @@ func Open(ctx context.Context, cfg Config) (*Helper, error) {
 
 func newHelper(cfg Config, k kernel) *Helper {
 	return &Helper{
-		cfg: cfg, kernel: k, started: time.Now(), woken: make(chan struct{}, 1),
+		cfg: cfg, kernel: k, started: time.Now(), busy: newBell(), search: newBell(),
 		conns: make(map[conntrack.Tuple]conn), byFlow: make(map[conntrack.Tuple]*stream), ports: make(ports),
-		clients: make(map[netip.Addr]int),
+		clients: make(map[netip.Addr]int), sought: make(map[*stream]bool), remarks: rate.NewLimiter(remarksRate, remarksBurst),
 	}
 }
 
@@ -149,6 +170,9 @@ func (h *Helper) find(seg *segment, ct []byte) conn {
 	if err != nil {
 		return conn{}
 	}
+	if f.Mark&h.cfg.MarkBit != 0 { // it has left, and is here by rules that don't heed that
+		return conn{}
+	}
 	if f.Orig != t && f.Reply != t { // with a zone for each direction tuples don't tell whose they are
 		return conn{}
 	}
@@ -176,22 +200,17 @@ func (h *Helper) entry(t conntrack.Tuple, ct []byte) (conntrack.Flow, error) {
 	return h.inZone(ctx, t)
 }
 
-// inZone looks for a flow in whatever zone. Where several have the tuple, none is the one.
+// inZone looks for a flow in the zones that are known. Where several have the tuple, none is the one.
 func (h *Helper) inZone(ctx context.Context, t conntrack.Tuple) (conntrack.Flow, error) {
 	var found []conntrack.Flow
-	for _, form := range []string{"proto=tcp src=%s sport=%d dst=%s dport=%d", "proto=tcp reply_src=%s reply_sport=%d reply_dst=%s reply_dport=%d"} {
-		filter, err := conntrack.ParseFilter(fmt.Sprintf(form, t.Src, t.SrcPort, t.Dst, t.DstPort))
-		if err != nil {
-			return conntrack.Flow{}, err
-		}
-		for f, err := range h.cfg.Table.Flows(ctx, filter) {
-			if err != nil {
-				return conntrack.Flow{}, err
-			}
+	for _, zone := range h.zones {
+		if f, err := h.cfg.Table.Get(ctx, conntrack.Key{Orig: t, Zone: zone}); err == nil {
 			found = append(found, f)
 		}
 	}
 	if len(found) != 1 {
+		h.zoneless = true
+		h.search.wake()
 		return conntrack.Flow{}, conntrack.ErrNotFound
 	}
 	return found[0], nil
@@ -259,7 +278,7 @@ func (h *Helper) forget(c *connection) {
 		delete(h.clients, c.client())
 	}
 	for dir := range c.dirs {
-		c.dirs[dir].lose()
+		c.dirs[dir].drop()
 	}
 }
 
@@ -268,6 +287,7 @@ func (h *Helper) Run(ctx context.Context) error {
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return h.sweep(ctx) })
 	tasks.Go(func() error { return h.watchEnds(ctx) })
+	tasks.Go(func() error { return h.searches(ctx) })
 	tasks.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -299,6 +319,9 @@ func (h *Helper) Close() error {
 		h.drop(c.connection, "the helper ends")
 	}
 	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	h.findExpected(ctx)
 	return errors.Join(append(errs, h.kernel.close())...)
 }
 
@@ -326,7 +349,16 @@ func (h *Helper) limited(client netip.Addr) bool {
 // refuse counts what isn't registered for a reason of safety.
 func (h *Helper) refuse(c *connection, reason string) {
 	h.counters.Refused++
-	h.cfg.Logger.Info("an RTSP stream isn't let in", "client", c.client(), "server", c.server(), "reason", reason)
+	h.remark(c, "an RTSP stream isn't let in", "reason", reason)
+}
+
+// remark logs what a client or server could repeat without end: a few of it, and the counters have all.
+func (h *Helper) remark(c *connection, message string, more ...any) {
+	level := slog.LevelInfo
+	if !h.remarks.Allow() {
+		level = slog.LevelDebug
+	}
+	h.cfg.Logger.Log(context.Background(), level, message, append([]any{"client", c.client(), "server", c.server()}, more...)...)
 }
 
 func (h *Helper) killExpects(es []conntrack.Expect) {
@@ -358,23 +390,4 @@ func (h *Helper) killFlows(flows []conntrack.Flow) {
 			h.cfg.Logger.Warn("a related flow is left behind", "flow", keys[i].Orig, "error", err)
 		}
 	}
-}
-
-// flowsTo lists the UDP flows to an address and port of the router's.
-func (h *Helper) flowsTo(a netip.Addr, port uint16) []conntrack.Flow {
-	filter, err := conntrack.ParseFilter(fmt.Sprintf("proto=udp dst=%s dport=%d", a, port))
-	if err != nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
-	defer cancel()
-	var flows []conntrack.Flow
-	for f, err := range h.cfg.Table.Flows(ctx, filter) {
-		if err != nil {
-			h.cfg.Logger.Warn("related flows can't be listed", "error", err)
-			break
-		}
-		flows = append(flows, f)
-	}
-	return slices.Clip(flows)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/florianl/go-nfqueue/v2"
 	"github.com/mdlayher/netlink"
@@ -48,17 +49,31 @@ type queue struct {
 // errQueueTaken says that another program reads the queue.
 var errQueueTaken = errors.New("another program reads the queue")
 
+// takenTime is how long a queue may be taken that is still to be had. Its socket closes a moment after it was
+// closed where this process starts another one meanwhile, which has it until its exec.
+const (
+	takenTime  = time.Second
+	takenRetry = 20 * time.Millisecond
+)
+
 // openQueue begins to read a queue. lost is called when the kernel had no room for packets, which
 // passed then.
 func openQueue(ctx context.Context, cfg *Config, handle func(packet), lost func()) (*queue, error) {
-	q, err := newQueue(ctx, cfg, nfqueue.NfQaCfgFlagFailOpen|nfqueue.NfQaCfgFlagConntrack, handle, lost)
-	if errors.Is(err, unix.EOPNOTSUPP) { // built without CONFIG_NETFILTER_NETLINK_GLUE_CT
-		return newQueue(ctx, cfg, nfqueue.NfQaCfgFlagFailOpen, handle, lost)
+	flags := uint32(nfqueue.NfQaCfgFlagFailOpen | nfqueue.NfQaCfgFlagConntrack)
+	for deadline := time.Now().Add(takenTime); ; {
+		q, err := newQueue(ctx, cfg, flags, handle, lost)
+		switch {
+		case err == nil:
+			q.withConntrack = flags&nfqueue.NfQaCfgFlagConntrack != 0
+			return q, nil
+		case errors.Is(err, unix.EOPNOTSUPP) && flags&nfqueue.NfQaCfgFlagConntrack != 0:
+			flags &^= nfqueue.NfQaCfgFlagConntrack // built without CONFIG_NETFILTER_NETLINK_GLUE_CT
+			continue
+		case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EBUSY) || ctx.Err() != nil || time.Now().After(deadline):
+			return nil, err
+		}
+		time.Sleep(takenRetry)
 	}
-	if q != nil {
-		q.withConntrack = true
-	}
-	return q, err
 }
 
 func newQueue(ctx context.Context, cfg *Config, flags uint32, handle func(packet), lost func()) (*queue, error) {
@@ -87,7 +102,7 @@ func newQueue(ctx context.Context, cfg *Config, flags uint32, handle func(packet
 		stop()
 		err = errors.Join(err, nfq.Con.Close())
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EPERM) && hasReader(cfg) {
-			return nil, fmt.Errorf("packet queue %d: %w", cfg.Queue, errQueueTaken)
+			return nil, fmt.Errorf("packet queue %d: %w (%w)", cfg.Queue, errQueueTaken, err)
 		}
 		return nil, fmt.Errorf("read packet queue %d: %w", cfg.Queue, err)
 	}

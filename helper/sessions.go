@@ -21,12 +21,11 @@ func (h *Helper) Status() Status {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.Counters, s.Connections = h.counters, h.followed
+	s.Counters, s.Connections, s.Expects = h.counters, h.followed, h.expectCount()
 	for t, c := range h.conns {
 		if t != c.flow.Orig {
 			continue
 		}
-		s.Expects += c.expectCount()
 		s.Sessions += len(c.sessions)
 		for _, x := range c.sessions {
 			s.Streams += len(x.streams)
@@ -52,6 +51,17 @@ func (c *connection) expectCount() int {
 	for _, s := range c.sessions {
 		for _, st := range s.streams {
 			n += len(st.expects)
+		}
+	}
+	return n
+}
+
+// expectCount returns how many expectations all connections have waiting.
+func (h *Helper) expectCount() int {
+	n := 0
+	for t, c := range h.conns {
+		if t == c.flow.Orig {
+			n += c.expectCount()
 		}
 	}
 	return n

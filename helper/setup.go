@@ -168,7 +168,7 @@ func (s *setup) rewrite(changes map[int]rtsp.Change, change changer) bool {
 	}
 	if err != nil {
 		h.counters.Unwritable++
-		h.cfg.Logger.Info("an RTSP request should be rewritten and can't", "client", s.c.client(), "server", s.c.server(), "error", err)
+		h.remark(s.c, "an RTSP request should be rewritten and can't", "error", err)
 		return false
 	}
 	h.counters.Rewritten++
@@ -180,7 +180,8 @@ func (s *setup) rewrite(changes map[int]rtsp.Change, change changer) bool {
 // it can't, the flows that are made at the reply have to do.
 func (a *alternative) expect() {
 	c, h := a.c, a.c.helper
-	if h.kernel.strategy == StrategyFlows || c.flow.Helper != h.kernel.helper || c.expectCount()+len(a.public) > h.kernel.expectMax {
+	if h.kernel.strategy == StrategyFlows || c.flow.Helper != h.kernel.helper || c.expectCount()+len(a.public) > h.kernel.expectMax ||
+		h.expectCount()+len(a.public) > maxExpects {
 		return
 	}
 	for i, port := range a.public {

@@ -21,6 +21,7 @@ type stream struct {
 	ports     []uint16   // the server's; none where it didn't say
 	flows     []conntrack.Flow
 	expected  bool // the kernel makes flows of it that nobody tells of
+	ended     bool
 }
 
 // agreed reads the reply to a SETUP: the stream that is to come is let in, and the reply told as the
@@ -62,7 +63,7 @@ func (c *connection) agreed(q *request, m *rtsp.Message, change changer) {
 	s.count++
 	st.letIn(t)
 	c.helper.counters.Setups++
-	c.helper.wake()
+	c.helper.busy.wake()
 }
 
 // restore tells the client its own ports and address again, and the server's address as the client
@@ -91,7 +92,7 @@ func (a *alternative) restore(t *rtsp.Transport, rewritten bool, change changer)
 	}
 	if err != nil {
 		c.helper.counters.Unwritable++
-		c.helper.cfg.Logger.Info("an RTSP reply should be rewritten and can't", "client", c.client(), "server", c.server(), "error", err)
+		c.helper.remark(c, "an RTSP reply should be rewritten and can't", "error", err)
 		return
 	}
 	c.helper.counters.Rewritten++
@@ -126,8 +127,7 @@ func (st *stream) letIn(t *rtsp.Transport) {
 		}
 		if err := st.open(i, port); err != nil {
 			h.counters.Failed++
-			h.cfg.Logger.Info("an RTSP stream's flow can't be made", "client", c.client(), "server", c.server(),
-				"port", st.asked[i], "error", err)
+			h.remark(c, "an RTSP stream's flow can't be made", "port", st.asked[i], "error", err)
 			continue
 		}
 		made++
@@ -139,8 +139,7 @@ func (st *stream) letIn(t *rtsp.Transport) {
 	case len(st.expects) > 0:
 		st.expected = true
 	case made == 0:
-		h.cfg.Logger.Info("an RTSP stream isn't let in: the server doesn't say its ports, and nothing can be expected",
-			"client", c.client(), "server", c.server())
+		h.remark(c, "an RTSP stream isn't let in: the server doesn't say its ports, and nothing can be expected")
 	}
 }
 
@@ -249,51 +248,39 @@ func (s *session) remove(st *stream) {
 		return
 	}
 	s.streams = slices.Delete(s.streams, at, at+1)
-	st.findExpected()
+	st.ended = true
+	st.seek()
 	h := s.c.helper
 	h.killFlows(st.flows)
 	st.release()
 	h.counters.Ended++
 }
 
-// findExpected looks for the flows that the kernel made of the stream's expectations.
-func (st *stream) findExpected() {
-	if !st.expected {
-		return
-	}
-	for _, port := range st.public {
-		for _, f := range st.c.helper.flowsTo(st.c.public(), port) {
-			known := slices.ContainsFunc(st.flows, func(x conntrack.Flow) bool { return x.Orig == f.Orig })
-			if f.Master == st.c.flow.Orig && f.Zone == st.c.flow.Zone && !known {
-				st.flows = append(st.flows, f)
-				st.c.helper.byFlow[f.Orig] = st
-			}
-		}
+// refresh gives the flows of a session time again, and the expectations that wait.
+func (s *session) refresh() {
+	s.refreshed = time.Now()
+	for _, st := range s.streams {
+		st.seek()
+		st.expectAgain()
+		st.touch()
 	}
 }
 
-// refresh gives the flows of a session time again, and the expectations that wait.
-func (s *session) refresh() {
-	h := s.c.helper
-	s.refreshed = time.Now()
-	for _, st := range s.streams {
-		st.findExpected()
-		st.expectAgain()
-		keys := make([]conntrack.Key, len(st.flows))
-		for i := range st.flows {
-			keys[i] = st.flows[i].Key()
-		}
-		if len(keys) == 0 {
-			continue
-		}
-		timeout := s.idle()
-		ctx, cancel := context.WithTimeout(context.Background(), callTime)
-		errs := h.cfg.Table.Modify(ctx, keys, conntrack.Change{Timeout: &timeout})
-		cancel()
-		for i, err := range errs {
-			if errors.Is(err, conntrack.ErrNotFound) {
-				st.lostFlow(keys[i].Orig)
-			}
+// touch gives the stream's flows the session's time.
+func (st *stream) touch() {
+	if len(st.flows) == 0 {
+		return
+	}
+	keys := make([]conntrack.Key, len(st.flows))
+	for i := range st.flows {
+		keys[i] = st.flows[i].Key()
+	}
+	timeout := st.session.idle()
+	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	defer cancel()
+	for i, err := range st.c.helper.cfg.Table.Modify(ctx, keys, conntrack.Change{Timeout: &timeout}) {
+		if errors.Is(err, conntrack.ErrNotFound) {
+			st.lostFlow(keys[i].Orig)
 		}
 	}
 }

@@ -51,7 +51,12 @@ func (h *Helper) keepRules() {
 	}
 }
 
+// maxSweep bounds the entries that are looked for in one sweep, while packets wait. The order is random,
+// so that all have their turn.
+const maxSweep = 512
+
 func (h *Helper) sweepConnections(now time.Time) {
+	looked := 0
 	for t, c := range h.conns {
 		if t != c.flow.Orig {
 			continue
@@ -71,19 +76,12 @@ func (h *Helper) sweepConnections(now time.Time) {
 		switch {
 		case !c.known && idle > unknownIdle:
 			h.forget(c.connection)
-		case c.known && idle > idleCheck:
+		case c.known && idle > idleCheck && looked < maxSweep:
+			looked++
 			if err := c.lookup(); errors.Is(err, conntrack.ErrNotFound) {
 				h.drop(c.connection, "gone from the table")
 			}
 		}
-	}
-}
-
-// wake lets watchEnds know that there are streams.
-func (h *Helper) wake() {
-	select {
-	case h.woken <- struct{}{}:
-	default:
 	}
 }
 
@@ -94,7 +92,7 @@ func (h *Helper) watchEnds(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-h.woken:
+		case <-h.busy:
 		}
 		err := h.watchWhileBusy(ctx)
 		if err == nil || ctx.Err() != nil {
@@ -107,7 +105,7 @@ func (h *Helper) watchEnds(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-time.After(watchAgain):
-			h.wake()
+			h.busy.wake()
 		}
 	}
 }

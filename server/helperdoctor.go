@@ -86,7 +86,7 @@ func (s *Server) helperWeaknesses(st *helper.Status) (weak, mends []string) {
 		mends = append(mends, "systemctl restart ctd") // it is looked for at the start
 	}
 	if value, err := s.table.Sysctl("nf_conntrack_events"); err == nil && value == "0" {
-		weak = append(weak, "the kernel doesn't tell of connections that end, so what was let in for them stays until its time is over")
+		weak = append(weak, "the kernel doesn't tell of connections that end, so what was let in for them may stay for a minute longer")
 		mends = append([]string{s.sysctlCommand("nf_conntrack_events", "1")}, mends...)
 	}
 	return weak, mends

@@ -23,6 +23,7 @@ import (
 type GortsplibServer struct {
 	server *gortsplib.Server
 	stream *gortsplib.ServerStream
+	ready  chan struct{} // closed once there is a stream
 	v6     bool
 }
 
@@ -36,7 +37,7 @@ func StartGortsplibServer(t testing.TB, ns *conntracktest.NS, at netip.AddrPort,
 	if !media.IsValid() {
 		media = at.Addr()
 	}
-	s := &GortsplibServer{v6: at.Addr().Is6()}
+	s := &GortsplibServer{ready: make(chan struct{}), v6: at.Addr().Is6()}
 	s.server = &gortsplib.Server{
 		Handler:        s,
 		RTSPAddress:    at.String(),
@@ -59,6 +60,7 @@ func StartGortsplibServer(t testing.TB, ns *conntracktest.NS, at netip.AddrPort,
 		Formats: []format.Format{&format.G711{MULaw: true, SampleRate: 8000, ChannelCount: 1}},
 	}
 	s.stream = gortsplib.NewServerStream(s.server, &description.Session{Medias: []*description.Media{sound}})
+	close(s.ready)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.send(ctx, sound) })
@@ -103,6 +105,7 @@ func (s *GortsplibServer) OnDescribe(*gortsplib.ServerHandlerOnDescribeCtx) (*ba
 
 // OnSetup implements gortsplib.ServerHandlerOnSetup.
 func (s *GortsplibServer) OnSetup(*gortsplib.ServerHandlerOnSetupCtx) (*base.Response, *gortsplib.ServerStream, error) {
+	<-s.ready
 	return &base.Response{StatusCode: base.StatusOK}, s.stream, nil
 }
 

@@ -65,10 +65,10 @@ func start(t testing.TB, ns *conntracktest.NS, ready string, argv ...string) *Pr
 	go func() {
 		defer close(p.done)
 		lines := bufio.NewScanner(stdout)
-		for lines.Scan() {
-			if ready != "" && lines.Text() == ready {
+		for seen := false; lines.Scan(); {
+			if ready != "" && !seen && lines.Text() == ready {
 				close(is)
-				ready = ""
+				seen = true
 			}
 			_, _ = p.out.Write(append(lines.Bytes(), '\n'))
 		}
