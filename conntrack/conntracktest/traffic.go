@@ -85,7 +85,10 @@ func (tp *Topology) TCP(p Path) *Conn {
 }
 
 // DialTCP opens a connection, on which nothing is sent yet.
-func (tp *Topology) DialTCP(p Path) (*Conn, error) {
+func (tp *Topology) DialTCP(p Path) (*Conn, error) { return tp.DialTCPWithin(p, patience()) }
+
+// DialTCPWithin is DialTCP in the time given: for connections that should not come about.
+func (tp *Topology) DialTCPWithin(p Path, limit time.Duration) (*Conn, error) {
 	from, to, src, dst := tp.ends(p)
 	c := &Conn{tp: tp}
 	tp.t.Cleanup(c.Close)
@@ -100,13 +103,13 @@ func (tp *Topology) DialTCP(p Path) (*Conn, error) {
 	defer l.Close()
 	remote := p.target(l.Addr().(*net.TCPAddr).AddrPort())
 	from.Do(func() {
-		d := net.Dialer{Timeout: patience(), LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, p.SrcPort))}
+		d := net.Dialer{Timeout: limit, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, p.SrcPort))}
 		c.Client, err = d.DialContext(context.Background(), "tcp", remote.String())
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := l.SetDeadline(time.Now().Add(patience())); err != nil {
+	if err := l.SetDeadline(time.Now().Add(limit)); err != nil {
 		return nil, err
 	}
 	server, err := l.AcceptTCP()

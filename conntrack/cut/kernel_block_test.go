@@ -29,7 +29,7 @@ func TestBlock(t *testing.T) {
 			if err := r.DatagramPair(conntracktest.Path{V6: v6}, syscall.IPPROTO_UDP).Datagram("x", 200*time.Millisecond); err == nil {
 				t.Error("a datagram arrived")
 			}
-			if _, err := r.DialTCP(conntracktest.Path{V6: v6, Port: 5000, Back: true}); err == nil {
+			if _, err := r.DialTCPWithin(conntracktest.Path{V6: v6, Port: 5000, Back: true}, time.Second); err == nil {
 				t.Error("the other direction was connected")
 			}
 			blocks, err := r.cut.Blocks()
