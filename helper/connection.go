@@ -21,6 +21,8 @@ const (
 
 // States of a TCP connection in its entry (enum tcp_conntrack, linux/netfilter/nf_conntrack_tcp.h).
 const (
+	tcpSynSent     = 1 // TCP_CONNTRACK_SYN_SENT
+	tcpSynRecv     = 2 // TCP_CONNTRACK_SYN_RECV
 	tcpEstablished = 3 // TCP_CONNTRACK_ESTABLISHED
 	tcpFinWait     = 4 // TCP_CONNTRACK_FIN_WAIT: from here on one end or both have closed
 	tcpClose       = 8 // TCP_CONNTRACK_CLOSE
@@ -90,9 +92,11 @@ func (c *connection) lookup() error {
 }
 
 // over tells whether the connection's entry is gone, so that a SYN begins another. While it is there, the
-// ends don't heed a SYN, whoever sent it, and the kernel doesn't. One in its handshake has no entry yet
-// either, and nothing to lose.
-func (c *connection) over() bool { return errors.Is(c.lookup(), conntrack.ErrNotFound) }
+// ends don't heed a SYN, whoever sent it, and the kernel doesn't. One that nobody has answered yet has nothing
+// to lose.
+func (c *connection) over() bool {
+	return errors.Is(c.lookup(), conntrack.ErrNotFound) || c.known && c.flow.State == tcpSynSent
+}
 
 // inState tells whether the entry is in a state from first to last, or gone. The kernel has seen the segment
 // before the queue, and knows whether the ends heed it.
@@ -217,8 +221,8 @@ func (r side) mayRewrite(head []byte) bool {
 
 func (r side) lengthen(s conntrack.SeqAdj) error {
 	c := r.c
-	if c.flow.Status&(conntrack.StatusSNAT|conntrack.StatusDNAT) == 0 || c.flow.Helper == "" {
-		return conntrack.ErrNoSeqAdj
+	if c.flow.Status&(conntrack.StatusSNAT|conntrack.StatusDNAT) == 0 || c.flow.Helper == "" || c.flow.Helper == ownHelper {
+		return conntrack.ErrNoSeqAdj // of ours: see probe
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()

@@ -68,7 +68,7 @@ func TestDialogue(t *testing.T) {
 		"client's RST":      func(c *call) { c.flag(fromClient, flagRST) },
 		"server's RST":      func(c *call) { c.flag(fromServer, flagRST|flagACK) },
 		"session not found": func(c *call) { c.ask(9, "PLAY"); c.say(fromServer, "RTSP/1.0 454 No\r\nCSeq: 9\r\n\r\n") },
-		"entry ended":       func(c *call) { f := c.table.flows[0]; c.h.ended(&f) },
+		"entry ended":       func(c *call) { f := c.table.flows[0]; c.table.flows = c.table.flows[1:]; c.h.ended(&f) },
 		"entry gone":        func(c *call) { c.table.flows = c.table.flows[1:]; c.h.checkAll() },
 		"new connection":    func(c *call) { c.table.flows = c.table.flows[1:]; c.seq[0] = 77; c.flag(fromClient, flagSYN) },
 		"refused again": func(c *call) {

@@ -1,6 +1,7 @@
 package helper_test
 
 import (
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -243,5 +244,42 @@ func TestKernelRTSPLoss(t *testing.T) {
 		if got := h.Status().Counters.Rerewritten; got == 0 {
 			t.Error("no segment counts as rewritten again")
 		}
+	})
+}
+
+// TestKernelRTSPOwnHelper streams with a helper of our own in the kernel, where that can have one, to clients
+// behind NAT and from servers behind a forwarded port.
+func TestKernelRTSPOwnHelper(t *testing.T) {
+	bothFamilies(t, func(t *testing.T, v6 bool) {
+		n := rtsptest.NewNetwork(t)
+		n.NoPunching()
+		var cfg helper.Config
+		cfg.PreferOwn()
+		h := startHelper(t, n, cfg)
+		t.Logf("strategy %s, conntrack with packets: %v", h.Status().Strategy, h.Status().ConntrackQueued)
+		s := rtsptest.StartServer(t, n.Server, serverAt(n, v6), rtsptest.ServerConfig{MediaPort: 7000})
+		c := dial(t, n, n.Client, v6)
+		plays(t, c, c.Listen(5000))
+		// The second is rewritten, which needs NAT seen right.
+		second := dial(t, n, n.Second, v6)
+		p := second.Listen(5000)
+		if m := second.Must("SETUP", p.Transport()+";destination="+second.Addr().Addr().String()); m.Param("client_port") != "5000-5001" {
+			t.Errorf("the client is told %s", m.Param("client_port"))
+		}
+		second.Must("PLAY")
+		streams(t, second, p)
+		requests := s.Requests("SETUP")
+		if got := requests[1].Param("client_port"); got == "5000-5001" || requests[1].Param("destination") == second.Addr().Addr().String() {
+			t.Errorf("the server is told %s and %s", got, requests[1].Param("destination"))
+		}
+		c.Must("TEARDOWN")
+		second.Must("TEARDOWN")
+		noMedia(t, n)
+
+		inside := netip.AddrPortFrom(n.SecondAddr(v6), rtspPort)
+		rtsptest.StartServer(t, n.Second, inside, rtsptest.ServerConfig{})
+		n.Forward(v6, 8554, inside)
+		outer := rtsptest.Dial(t, n.Server, netip.AddrPortFrom(n.RouterAddr(v6), 8554))
+		plays(t, outer, outer.Listen(0))
 	})
 }

@@ -214,7 +214,9 @@ func (h *Helper) find(seg *segment, ct []byte) conn {
 // sides begin, or where the connection is older than the helper. Any other had its beginning unread: what
 // its segments begin with may be anything.
 func (h *Helper) pickUp(seg *segment, t conntrack.Tuple, f conntrack.Flow) conn {
-	answer := seg.flags&(flagSYN|flagACK) == flagSYN|flagACK && f.Reply == t
+	// The kernel lets a SYN-ACK by in any state, which the other end doesn't heed. Only in this one it is the
+	// answer, and says where the client begins.
+	answer := seg.flags&(flagSYN|flagACK) == flagSYN|flagACK && f.Reply == t && f.State == tcpSynRecv
 	place := olderKey{f.Orig, f.Zone}
 	if id, older := h.older[place]; !answer && (!older || id != f.ID || f.State != tcpEstablished) {
 		if len(seg.payload()) > 0 {

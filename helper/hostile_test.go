@@ -124,9 +124,38 @@ func TestPickUp(t *testing.T) {
 	})
 	t.Run("answer seen", func(t *testing.T) {
 		r, _ := begin(t, func(r *rig, c *call) {
+			r.table.flows[0].State = tcpSynRecv
 			c.take(tcpPacket(c.real, c.public, 5000, 1001, flagSYN|flagACK, ""))
+			r.table.flows[0].State = tcpEstablished
 		})
 		r.want(rtpFlow, rtcpFlow)
+	})
+	t.Run("an answer in the middle", func(t *testing.T) {
+		r, _ := begin(t, func(_ *rig, c *call) {
+			c.take(tcpPacket(c.real, c.public, 5000, 1001, flagSYN|flagACK, ""))
+		})
+		r.want()
+	})
+	t.Run("dialled again from the same port", func(t *testing.T) {
+		r := newRig(t, Config{})
+		c := r.lan(2)
+		r.table.flows[0].State = tcpSynSent
+		c.seq[fromClient] = 777
+		c.flag(fromClient, flagSYN)
+		c.seq[fromClient]++
+		r.table.flows[0].State = tcpEstablished
+		c.setup(1, asked)
+		c.agree(1, granted)
+		r.want(rtpFlow, rtcpFlow)
+	})
+	t.Run("made again at once", func(t *testing.T) {
+		r := newRig(t, Config{})
+		c := r.streaming()
+		old := r.table.udp()[0]
+		r.h.ended(&old) // of one before, with the same tuple and id
+		c.ask(9, "TEARDOWN")
+		c.ok(9)
+		r.want()
 	})
 	t.Run("last words", func(t *testing.T) {
 		r := newRig(t, Config{})

@@ -171,9 +171,10 @@ func TestKernelProbe(t *testing.T) {
 		cfg  Config
 		want kernel
 	}{
-		{"IPv4 and IPv6", Config{Table: table}, own},
-		{"IPv6", Config{Table: table, Families: []conntrack.Family{conntrack.FamilyIPv6}}, own},
-		{"the administrator's rules", Config{Table: table, Manual: true}, borrowed},
+		{"IPv4 and IPv6", Config{Table: table}, borrowed},
+		{"own, IPv4 and IPv6", Config{Table: table, ownFirst: true}, own},
+		{"own, IPv6", Config{Table: table, ownFirst: true, Families: []conntrack.Family{conntrack.FamilyIPv6}}, own},
+		{"the administrator's rules", Config{Table: table, ownFirst: true, Manual: true}, borrowed},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

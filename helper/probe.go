@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ctd/conntrack"
@@ -36,20 +37,29 @@ const (
 // nf_nat_sip is; the kernel doesn't load that by itself.
 var functions = []string{"sip", "nat-follow-master"}
 
-// probe finds the best strategy for this kernel, and registers a helper of our own where it can;
-// close takes it back. What it tries it tries with a flow and an expectation of addresses that
+// probe finds the best strategy for this kernel, and registers a helper of our own where the kernel's can't
+// be had; close takes it back. Ours comes second: when a packet of a connection that has a user-space helper
+// returns from a queue, the kernel confirms the connection and corrects sequence numbers at once, as for the
+// queue of the helper itself (nf_confirm_cthelper, net/netfilter/nf_conntrack_core.c). So the packet that begins
+// it, which isn't translated yet, must not be queued, and nothing can become longer, since the numbers would be
+// corrected twice.
+//
+// What it tries it tries with a flow and an expectation of addresses that
 // nobody has, and deletes both at once. It fails only if ctx has ended.
 //
 // Where the administrator installs the rules, connections get the helper that Rules prints, which
 // is there before any daemon.
 func probe(ctx context.Context, cfg Config) (kernel, error) {
 	cfg.complete()
-	k, err := kernel{}, errNotTried
-	if !cfg.Manual {
-		k, err = probeOwn(ctx, cfg)
+	ways := []func(context.Context, Config) (kernel, error){probeBorrowed, probeOwn}
+	if cfg.ownFirst {
+		slices.Reverse(ways)
 	}
-	if err != nil {
-		k, err = probeBorrowed(ctx, cfg)
+	k, err := kernel{}, error(nil)
+	for _, way := range ways {
+		if k, err = way(ctx, cfg); err == nil {
+			break
+		}
 	}
 	if err != nil {
 		cfg.Logger.Info("no expectations can be made in this kernel", "error", err)
@@ -62,7 +72,7 @@ func probe(ctx context.Context, cfg Config) (kernel, error) {
 }
 
 // errNotTried stands for a helper of our own where connections don't get it.
-var errNotTried = errors.New("not tried")
+var errNotTried = errors.New("the administrator's rules don't assign it")
 
 // probeBorrowed tries the kernel's helper.
 func probeBorrowed(ctx context.Context, cfg Config) (k kernel, err error) {
@@ -76,6 +86,9 @@ func probeBorrowed(ctx context.Context, cfg Config) (k kernel, err error) {
 
 // probeOwn registers our helper and tries it.
 func probeOwn(ctx context.Context, cfg Config) (kernel, error) {
+	if cfg.Manual {
+		return kernel{}, errNotTried
+	}
 	if err := ctx.Err(); err != nil {
 		return kernel{}, err
 	}

@@ -132,11 +132,13 @@ func (r rules) assign(match func() []expression) [][]expression {
 // enqueue queues packets of connections to the ports. What isn't tracked, or invalid, has no
 // connection: it matches neither rule.
 func (r rules) enqueue(queue expression) [][]expression {
-	return [][]expression{
-		join(bits(expr.CtKeyMARK, r.markBit), unequal(make([]byte, 4)), pass()),
-		join(tcp(), toPorts(), []expression{queue}),
-		join(tcp(), fromPorts(), []expression{queue}),
+	list := [][]expression{join(bits(expr.CtKeyMARK, r.markBit), unequal(make([]byte, 4)), pass())}
+	if r.helper == ownHelper { // see probe
+		list = append(list, join(bits(expr.CtKeySTATE, expr.CtStateBitNEW), unequal(make([]byte, 4)), pass()))
 	}
+	return append(list,
+		join(tcp(), toPorts(), []expression{queue}),
+		join(tcp(), fromPorts(), []expression{queue}))
 }
 
 // toPorts are connections to the ports, as their clients have them.

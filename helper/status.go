@@ -10,10 +10,10 @@ import (
 // Strategy is how media is let in.
 type Strategy string
 
-// Strategies, the best first.
+// Strategies.
 const (
 	// StrategyHelper has a helper of our own in the kernel (nfnetlink_cthelper), with limits of our
-	// own, and the queue gives and takes connection tracking with its packets.
+	// own, where the kernel's can't be had. The queue gives packets with their conntrack.
 	StrategyHelper Strategy = "helper"
 	// StrategyHybrid borrows a helper of the kernel's that does nothing here, for the sake of its
 	// expectations.

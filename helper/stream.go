@@ -45,12 +45,14 @@ func (c *connection) agreed(q *request, m *rtsp.Message, change changer) {
 	}
 	if q.setup == nil || len(m.Transports) == 0 || !m.Transports[0].UDP() {
 		q.cancel()
+		s.endEmpty("its media go inside the connection")
 		return
 	}
 	t := &m.Transports[0]
 	a := q.setup.chosen(t)
 	if a == nil {
 		c.helper.refuse(c, "the server grants other ports than were asked for")
+		s.endEmpty("no stream is let in")
 		return
 	}
 	a.restore(t, q.setup.rewritten, change)
@@ -64,6 +66,13 @@ func (c *connection) agreed(q *request, m *rtsp.Message, change changer) {
 	st.letIn(t)
 	c.helper.counters.Setups++
 	c.helper.busy.wake()
+}
+
+// endEmpty ends a session that has no streams left.
+func (s *session) endEmpty(reason string) {
+	if s != nil && len(s.streams) == 0 {
+		s.c.endSession(s, reason)
+	}
 }
 
 // restore tells the client its own ports and address again, and the server's address as the client

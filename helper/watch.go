@@ -141,19 +141,28 @@ func (h *Helper) watchWhileBusy(ctx context.Context) error {
 	return nil
 }
 
-// ended takes note of a flow that ended.
+// ended takes note of a flow that ended. One that was made again at once has the same tuple and mostly the
+// same id: it is looked whether it is there.
 func (h *Helper) ended(f *conntrack.Flow) {
 	if st := h.byFlow[f.Orig]; st != nil {
 		for i := range st.flows {
-			if st.flows[i].ID == f.ID {
+			if st.flows[i].ID == f.ID && !h.there(f) {
 				st.lostFlow(f.Orig)
 				return
 			}
 		}
 	}
-	if c, ok := h.conns[f.Orig]; ok && c.known && c.flow.ID == f.ID && c.flow.Zone == f.Zone {
+	if c, ok := h.conns[f.Orig]; ok && c.known && c.flow.ID == f.ID && c.flow.Zone == f.Zone && !h.there(f) {
 		h.drop(c.connection, "ended in the table")
 	}
+}
+
+// there tells whether the table has a flow with the tuple of one that ended.
+func (h *Helper) there(f *conntrack.Flow) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	defer cancel()
+	now, err := h.cfg.Table.Get(ctx, conntrack.Key{Orig: f.Orig, Zone: f.Zone})
+	return err == nil && now.Orig == f.Orig
 }
 
 // checkAll looks whether the connections are still there.
@@ -165,14 +174,9 @@ func (h *Helper) checkAll() {
 	}
 }
 
-// idle tells whether there are no streams.
+// idle tells whether there are no streams, nor any that may come about.
 func (h *Helper) idle() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, c := range h.conns {
-		if c.streamCount() > 0 {
-			return false
-		}
-	}
-	return true
+	return h.total.streams == 0
 }
