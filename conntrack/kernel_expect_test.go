@@ -121,6 +121,22 @@ func TestKernelExpectCreate(t *testing.T) {
 				if got, err := table.GetExpect(t.Context(), made.ID); err != nil || got.Tuple != made.Tuple {
 					t.Errorf("get: %v, %+v", err, got)
 				}
+				// The other way makes the same.
+				other := e
+				other.Tuple.DstPort += 500
+				added, err := table.AddExpect(within(t, 5*time.Second), other)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !tt.check(added) || added.Tuple.DstPort != other.Tuple.DstPort || added.Master != e.Master || added.ID == 0 {
+					t.Errorf("added: %+v", added)
+				}
+				if errs := table.KillExpects(t.Context(), []conntrack.Expect{added}); errs[0] != nil {
+					t.Error(errs[0])
+				}
+				if _, err := table.AddExpect(t.Context(), e); !errors.Is(err, conntrack.ErrExists) && !errors.Is(err, syscall.EBUSY) {
+					t.Errorf("add again: got %v, want EEXIST or EBUSY", err)
+				}
 				if _, err := table.CreateExpect(t.Context(), e); !errors.Is(err, conntrack.ErrExists) && !errors.Is(err, syscall.EBUSY) {
 					t.Errorf("make again: got %v, want EEXIST or EBUSY", err)
 				}

@@ -16,7 +16,7 @@ func (h *Helper) adopt(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !h.isRTSP(f.Master) {
+		if !h.isRTSP(f.Master, f.Zone) {
 			continue
 		}
 		c := h.adoptConnection(f.Master, f.Zone)
@@ -32,7 +32,7 @@ func (h *Helper) adopt(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !h.isRTSP(e.Master) || e.Tuple.Proto != conntrack.UDP || e.Helper != h.kernel.helper && e.Helper != borrowedHelper && e.Helper != ownHelper {
+		if !h.isRTSP(e.Master, e.Zone) || e.Tuple.Proto != conntrack.UDP || e.Helper != h.kernel.helper && e.Helper != borrowedHelper && e.Helper != ownHelper {
 			continue
 		}
 		c := h.adoptConnection(e.Master, e.Zone)
@@ -41,15 +41,25 @@ func (h *Helper) adopt(ctx context.Context) error {
 			continue
 		}
 		st := c.adoptStream(e.Tuple, translated(&e))
-		st.expects, st.expected = append(st.expects, e), true
+		st.expected = true
+		st.hold(append(st.expects, e))
 	}
 	return nil
 }
 
-// isRTSP tells whether a connection is one that the rules are about. Behind a forwarded port only the
-// reply direction may show it; such a connection was registered by the port it was forwarded from.
-func (h *Helper) isRTSP(master conntrack.Tuple) bool {
-	return master.Proto == conntrack.TCP && slices.Contains(h.cfg.Ports, master.DstPort)
+// isRTSP tells whether a connection is one that the rules are about. Behind a forwarded port only its entry
+// may show it; where that is gone, what it left ends by its own time.
+func (h *Helper) isRTSP(master conntrack.Tuple, zone uint16) bool {
+	if master.Proto != conntrack.TCP {
+		return false
+	}
+	if slices.Contains(h.cfg.Ports, master.DstPort) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	defer cancel()
+	f, err := h.cfg.Table.Get(ctx, conntrack.Key{Orig: master, Zone: zone})
+	return err == nil && f.Orig == master && slices.Contains(h.cfg.Ports, f.Reply.SrcPort)
 }
 
 // adoptConnection returns the connection with an original tuple; nil where it is gone.
@@ -64,9 +74,15 @@ func (h *Helper) adoptConnection(orig conntrack.Tuple, zone uint16) *connection 
 		}
 		return nil
 	}
+	if c.flow.State != tcpEstablished { // it has closed meanwhile
+		return nil
+	}
+	delete(h.older, olderKey{orig, zone})
 	c = h.newConnection(c.flow, true)
+	if h.follow(c).connection == nil { // beyond the bounds: it would be out of reach
+		return nil
+	}
 	c.sessions = []*session{{c: c, state: statePlaying, started: time.Now(), adopted: true}}
-	h.follow(c)
 	h.busy.wake()
 	return c
 }
@@ -84,6 +100,7 @@ func (c *connection) adoptStream(to, translated conntrack.Tuple) *stream {
 	k := c.portKey(public)
 	a.keys = []portKey{k}
 	c.helper.ports.take(k, addrPort(c.client(), asked))
+	c.helper.bear(c.client(), load{streams: 1})
 	s.streams = append(s.streams, st)
 	s.count++
 	c.helper.counters.AdoptedStreams++

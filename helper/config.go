@@ -43,6 +43,7 @@ type Table interface {
 
 	Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error]
 	CreateExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error)
+	AddExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error)
 	KillExpects(ctx context.Context, es []conntrack.Expect) []error
 
 	LocalAddrs(ctx context.Context) ([]netip.Addr, error)

@@ -9,12 +9,21 @@ import (
 
 	"ctd/conntrack"
 	"ctd/helper/rtsp"
+
+	"golang.org/x/time/rate"
 )
 
 // Directions of a connection, as indexes.
 const (
 	fromClient = 0 // the original direction
 	fromServer = 1 // the reply direction
+)
+
+// States of a TCP connection in its entry (enum tcp_conntrack, linux/netfilter/nf_conntrack_tcp.h).
+const (
+	tcpEstablished = 3 // TCP_CONNTRACK_ESTABLISHED
+	tcpFinWait     = 4 // TCP_CONNTRACK_FIN_WAIT: from here on one end or both have closed
+	tcpClose       = 8 // TCP_CONNTRACK_CLOSE
 )
 
 // callTime bounds one request to the kernel, which answers within microseconds: a packet waits for it.
@@ -31,8 +40,10 @@ type connection struct {
 	sessions []*session
 	agent    string // the client's User-Agent
 
-	closing [2]bool // each side's FIN was seen
-	left    bool    // taken out of the queue
+	plans   *rate.Limiter     // of SETUP requests
+	tuples  []conntrack.Tuple // under which it is found
+	closing [2]bool           // each side's FIN was seen
+	left    bool              // taken out of the queue
 	seen    time.Time
 	timer   *time.Timer // of segments that wait
 }
@@ -40,8 +51,7 @@ type connection struct {
 func (h *Helper) newConnection(flow conntrack.Flow, known bool) *connection {
 	c := &connection{helper: h, flow: flow, known: known, seen: time.Now()}
 	for dir := range c.dirs {
-		c.dirs[dir] = direction{reader: side{c, dir}, sink: h.verdicts, count: &h.counters, buffered: &h.buffered, seqAdj: flow.SeqAdj[dir]}
-		c.pending[dir] = make(map[uint64]*request)
+		c.dirs[dir] = direction{reader: side{c, dir}, sink: h.verdicts, count: &h.counters, seqAdj: flow.SeqAdj[dir], begun: known, strict: dir == fromClient}
 	}
 	return c
 }
@@ -62,14 +72,38 @@ func (c *connection) lookup() error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
 	f, err := c.helper.cfg.Table.Get(ctx, conntrack.Key{Orig: c.flow.Orig, Zone: c.flow.Zone})
+	if errors.Is(err, conntrack.ErrNotFound) && !c.known {
+		f, err = c.helper.inZone(ctx, c.flow.Orig)
+	}
 	if err != nil {
 		return err
 	}
-	if f.Orig != c.flow.Orig { // the tuple is the other direction of another connection now
+	if f.Orig != c.flow.Orig || c.known && (f.ID != c.flow.ID || f.Start != c.flow.Start) { // another connection
 		return conntrack.ErrNotFound
 	}
+	moved := !c.known || f.Reply != c.flow.Reply
 	c.flow, c.known = f, true
+	if moved && c.helper.conns[f.Orig].connection == c {
+		c.helper.index(c)
+	}
 	return nil
+}
+
+// over tells whether the connection's entry is gone, so that a SYN begins another. While it is there, the
+// ends don't heed a SYN, whoever sent it, and the kernel doesn't. One in its handshake has no entry yet
+// either, and nothing to lose.
+func (c *connection) over() bool { return errors.Is(c.lookup(), conntrack.ErrNotFound) }
+
+// inState tells whether the entry is in a state from first to last, or gone. The kernel has seen the segment
+// before the queue, and knows whether the ends heed it.
+func (c *connection) inState(first, last uint8) bool {
+	switch err := c.lookup(); {
+	case errors.Is(err, conntrack.ErrNotFound):
+		return true
+	case err != nil:
+		return false
+	}
+	return c.flow.State >= first && c.flow.State <= last
 }
 
 // segment reads a segment of one direction and gives it its verdict.
@@ -79,9 +113,11 @@ func (c *connection) segment(dir int, id uint32, seg *segment) {
 	switch {
 	case seg.flags&flagRST != 0:
 		c.helper.verdicts.accept(id)
-		c.helper.drop(c, "reset")
+		if c.inState(tcpClose, tcpClose) {
+			c.helper.drop(c, "reset")
+		}
 		return
-	case seg.flags&flagSYN != 0 && !(s.synced && !before(s.next, seg.first())): // else it is sent again
+	case seg.flags&flagSYN != 0 && !s.begun: // else it is sent again, or by somebody else
 		s.begin(seg.first())
 	}
 	if seg.flags&flagACK != 0 {
@@ -90,6 +126,11 @@ func (c *connection) segment(dir int, id uint32, seg *segment) {
 	s.take(id, seg)
 	c.watchHeld()
 	if seg.flags&flagFIN != 0 {
+		s.ends(seg.last())
+	}
+	switch unread := !s.synced || s.alien; {
+	case c.closing[dir]:
+	case s.ended(), seg.flags&flagFIN != 0 && unread && c.inState(tcpFinWait, tcpClose):
 		c.finish(dir)
 	}
 	if s.alien || other.alien || s.blind > maxBlind { // most likely media inside an older connection
@@ -115,10 +156,10 @@ func (c *connection) watchHeld() {
 	switch {
 	case waiting && c.timer == nil:
 		c.timer = time.AfterFunc(holdTime, func() {
-			c.helper.mu.Lock()
-			defer c.helper.mu.Unlock()
-			c.timer = nil
-			c.releaseHeld()
+			c.helper.guarded(func() {
+				c.timer = nil
+				c.releaseHeld()
+			})
 		})
 	case !waiting && c.timer != nil:
 		c.timer.Stop()
@@ -147,6 +188,8 @@ func (r side) message(m *rtsp.Message, change changer) {
 	}
 	r.c.message(r.dir, m, change)
 }
+
+func (r side) kept(more int) bool { return r.c.helper.keep(r.c.client(), more) }
 
 func (r side) interleaved(uint8) { r.c.interleaved() }
 
@@ -197,15 +240,19 @@ func (c *connection) leave() {
 	if c.left || c.streamCount() > 0 || c.lookup() != nil {
 		return
 	}
-	bit := c.helper.cfg.MarkBit
+	c.left = c.helper.passBy(&c.flow)
+}
+
+// passBy marks a connection so that its packets no longer come by the queue.
+func (h *Helper) passBy(f *conntrack.Flow) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
-	err := c.helper.cfg.Table.Modify(ctx, []conntrack.Key{c.flow.Key()}, conntrack.Change{
-		Mark: &conntrack.MaskedMark{Value: bit, Mask: bit},
+	err := h.cfg.Table.Modify(ctx, []conntrack.Key{f.Key()}, conntrack.Change{
+		Mark: &conntrack.MaskedMark{Value: h.cfg.MarkBit, Mask: h.cfg.MarkBit},
 	})[0]
 	if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
-		c.helper.remark(c, "a connection that needs no help stays in the queue", "error", err)
-		return
+		h.cfg.Logger.Log(ctx, level(h.remarks), "a connection that needs no help stays in the queue", "connection", f.Orig, "error", err)
+		return false
 	}
-	c.left = true
+	return true
 }

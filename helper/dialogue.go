@@ -1,7 +1,11 @@
 package helper
 
 import (
+	"cmp"
+	"context"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"ctd/helper/rtsp"
@@ -15,10 +19,55 @@ const maxPending = 64
 
 // request awaits its reply.
 type request struct {
-	method, uri, session string
-	setup                *setup // of a SETUP that asks for streams beside the connection
-	version              string
-	at                   time.Time
+	method, session string
+	uri             string // of a SETUP, without credentials
+	version         string
+	setup           *setup  // of a SETUP that asks for streams beside the connection
+	stream          *stream // that a TEARDOWN names, where the session has others
+	at              time.Time
+}
+
+// size is about how many bytes a request takes.
+func (q *request) size() int { return 256 + len(q.session) + len(q.uri) }
+
+// await remembers a request. Without room it doesn't: its reply then answers nothing.
+func (c *connection) await(dir int, cseq uint64, q *request) bool {
+	c.answered(dir, cseq, true)
+	if len(c.pending[dir]) >= maxPending {
+		return false
+	}
+	if c.helper.keep(c.client(), q.size()) {
+		c.helper.keep(c.client(), -q.size())
+		return false
+	}
+	if c.pending[dir] == nil {
+		c.pending[dir] = make(map[uint64]*request)
+	}
+	c.pending[dir][cseq] = q
+	return true
+}
+
+// answered returns a request that awaits its reply no longer; nil where there is none. With cancel, what was
+// registered for it is taken back.
+func (c *connection) answered(dir int, cseq uint64, cancel bool) *request {
+	q := c.pending[dir][cseq]
+	if q == nil {
+		return nil
+	}
+	delete(c.pending[dir], cseq)
+	c.helper.keep(c.client(), -q.size())
+	if cancel {
+		q.cancel()
+	}
+	return q
+}
+
+// cancel takes back what was registered at a request that came to nothing.
+func (q *request) cancel() {
+	if q.setup != nil {
+		q.setup.release()
+		q.setup = nil
+	}
 }
 
 // message reads a request or a reply.
@@ -39,23 +88,31 @@ func (c *connection) request(dir int, m *rtsp.Message, change changer) {
 	if !m.HasCSeq { // no reply could be told to be its
 		return
 	}
-	if _, again := c.pending[dir][m.CSeq]; again || len(c.pending[dir]) >= maxPending {
-		c.cancel(c.pending[dir][m.CSeq])
-		delete(c.pending[dir], m.CSeq)
-		if !again {
-			return
-		}
+	q := &request{method: m.Method, session: m.Session, version: version(m), at: time.Now()}
+	if m.Method == rtsp.MethodSetup {
+		q.uri = withoutCredentials(m.URI)
 	}
-	q := &request{method: m.Method, uri: m.URI, session: m.Session, at: time.Now()}
-	q.version = version(m)
-	c.pending[dir][m.CSeq] = q
-	if dir == fromServer {
+	if !c.await(dir, m.CSeq, q) || dir == fromServer {
 		return
 	}
-	c.session(m.Session).alive() // every request is a sign of life
-	if m.Method == rtsp.MethodSetup {
+	s := c.session(m.Session)
+	s.alive() // every request is a sign of life
+	switch m.Method {
+	case rtsp.MethodSetup:
 		q.setup = c.plan(m, change)
+	case rtsp.MethodTeardown:
+		q.stream = s.only(m.URI)
 	}
+}
+
+// withoutCredentials returns a URL as it may be shown.
+func withoutCredentials(uri string) string {
+	u, err := url.Parse(uri)
+	if err != nil || u.User == nil {
+		return uri
+	}
+	u.User = nil
+	return u.String()
 }
 
 func version(m *rtsp.Message) string {
@@ -64,20 +121,20 @@ func version(m *rtsp.Message) string {
 
 // reply matches a reply with its request.
 func (c *connection) reply(dir int, m *rtsp.Message, change changer) {
-	asked := c.pending[1-dir]
-	q := asked[m.CSeq]
-	if q == nil || !m.HasCSeq || m.Status < 200 { // 1xx: the reply is still to come
+	if !m.HasCSeq || m.Status < 200 { // 1xx: the reply is still to come
 		return
 	}
-	delete(asked, m.CSeq)
-	if m.Status >= 300 {
-		c.cancel(q)
-		if m.Status == statusSessionNotFound {
-			c.endSession(c.session(q.session), "unknown to the server")
-		}
+	q := c.answered(1-dir, m.CSeq, m.Status >= 300)
+	if q == nil {
 		return
 	}
 	s := c.session(q.session)
+	if m.Status >= 300 {
+		if m.Status == statusSessionNotFound {
+			c.endSession(s, "unknown to the server")
+		}
+		return
+	}
 	switch q.method {
 	case rtsp.MethodSetup:
 		c.agreed(q, m, change)
@@ -88,34 +145,45 @@ func (c *connection) reply(dir int, m *rtsp.Message, change changer) {
 	case rtsp.MethodPause:
 		s.enter(stateReady)
 	case rtsp.MethodTeardown:
-		c.teardown(s, q.uri)
+		if q.stream != nil && s != nil {
+			s.remove(q.stream)
+			return
+		}
+		c.endSession(s, "torn down")
 	}
 }
 
-// teardown ends a session, or the stream of it that uri names where it has others as well (RFC 2326
-// section 10.7, RFC 7826 section 13.7).
-func (c *connection) teardown(s *session, uri string) {
-	if s == nil {
-		return
+// only returns the stream that a URL names, where the session has others as well: then it can be torn
+// down alone (RFC 2326 section 10.7, RFC 7826 section 13.7).
+func (s *session) only(uri string) *stream {
+	if s == nil || len(s.streams) < 2 {
+		return nil
 	}
-	if len(s.streams) > 1 {
-		for _, st := range s.streams {
-			if st.url == uri && uri != "" {
-				s.remove(st)
-				return
-			}
+	for _, st := range s.streams {
+		if sameURL(st.url, withoutCredentials(uri)) {
+			return st
 		}
 	}
-	c.endSession(s, "torn down")
+	return nil
 }
 
-// cancel takes back what was registered at a request that came to nothing.
-func (c *connection) cancel(q *request) {
-	if q != nil && q.setup != nil {
-		q.setup.release()
-		q.setup = nil
+// sameURL compares URLs as far as clients write the same one differently: in case, port and last slash.
+func sameURL(a, b string) bool {
+	if a == b {
+		return true
 	}
+	u, err := url.Parse(a)
+	v, err2 := url.Parse(b)
+	if err != nil || err2 != nil {
+		return false
+	}
+	port := func(u *url.URL) string { return cmp.Or(u.Port(), defaultPort) }
+	return strings.EqualFold(u.Scheme, v.Scheme) && strings.EqualFold(u.Hostname(), v.Hostname()) && port(u) == port(v) &&
+		strings.TrimSuffix(u.Path, "/") == strings.TrimSuffix(v.Path, "/") && u.RawQuery == v.RawQuery
 }
+
+// defaultPort is RTSP's (RFC 2326 section 3.2).
+const defaultPort = "554"
 
 // states of a session (RFC 2326 appendix A, RFC 7826 appendix B).
 const (
@@ -133,7 +201,8 @@ type session struct {
 	timeout   time.Duration // after which the server ends it without a sign of life
 	started   time.Time
 	adopted   bool
-	refreshed time.Time // when its flows were given time
+	refreshed time.Time   // when its flows were given time
+	late      *time.Timer // until it is done again, after a pause
 	streams   []*stream
 	count     int // of streams, over its life
 }
@@ -158,17 +227,20 @@ func (s *session) enter(state string) {
 		return
 	}
 	s.state = state
+	if s.late != nil { // it is given in a moment anyway
+		return
+	}
 	s.refresh()
 	if state != stateReady {
 		return
 	}
-	h := s.c.helper
-	time.AfterFunc(lateTime, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if slices.Contains(s.c.sessions, s) && s.state == stateReady {
-			s.refresh()
-		}
+	s.late = time.AfterFunc(lateTime, func() {
+		s.c.helper.guarded(func() {
+			s.late = nil
+			if slices.Contains(s.c.sessions, s) && s.state == stateReady {
+				s.refresh()
+			}
+		})
 	})
 }
 
@@ -220,15 +292,16 @@ func (c *connection) endSession(s *session, reason string) {
 	for len(s.streams) > 0 {
 		s.remove(s.streams[0])
 	}
-	c.helper.cfg.Logger.Info("rtsp session ended", "client", c.client(), "server", c.server(), "session", s.id, "rtsp", s.version,
+	c.helper.cfg.Logger.Log(context.Background(), level(c.helper.lines), "rtsp session ended", "client", c.client(), "server", c.server(), "session", s.id, "rtsp", s.version,
 		"agent", c.agent, "streams", s.count, "seconds", int(time.Since(s.started).Seconds()), "reason", reason)
 }
 
 // endAll ends everything that the connection has or has asked for.
 func (c *connection) endAll(reason string) {
-	for seq, q := range c.pending[fromClient] {
-		c.cancel(q)
-		delete(c.pending[fromClient], seq)
+	for dir := range c.pending {
+		for cseq := range c.pending[dir] {
+			c.answered(dir, cseq, true)
+		}
 	}
 	for len(c.sessions) > 0 {
 		c.endSession(c.sessions[0], reason)

@@ -70,7 +70,7 @@ func TestDialogue(t *testing.T) {
 		"session not found": func(c *call) { c.ask(9, "PLAY"); c.say(fromServer, "RTSP/1.0 454 No\r\nCSeq: 9\r\n\r\n") },
 		"entry ended":       func(c *call) { f := c.table.flows[0]; c.h.ended(&f) },
 		"entry gone":        func(c *call) { c.table.flows = c.table.flows[1:]; c.h.checkAll() },
-		"new connection":    func(c *call) { c.seq[0] = 77; c.flag(fromClient, flagSYN) },
+		"new connection":    func(c *call) { c.table.flows = c.table.flows[1:]; c.seq[0] = 77; c.flag(fromClient, flagSYN) },
 		"refused again": func(c *call) {
 			c.setup(1, asked)
 			c.say(fromServer, "RTSP/1.0 461 No\r\nCSeq: 1\r\n\r\n")
@@ -95,8 +95,12 @@ func TestDialogue(t *testing.T) {
 			}
 			end(c)
 			r.want()
-			if got := r.h.Sessions(); len(got) != 0 || len(r.h.ports) != 0 || len(r.h.byFlow) != 0 {
-				t.Errorf("left: %+v, %v, %v", got, r.h.ports, r.h.byFlow)
+			if got := r.h.Sessions(); len(got) != 0 || len(r.h.ports) != 0 || len(r.h.byFlow) != 0 || r.h.total.streams != 0 || r.h.total.expects != 0 {
+				t.Errorf("left: %+v, %v, %v, %+v", got, r.h.ports, r.h.byFlow, r.h.total)
+			}
+			_ = r.h.Close()
+			if r.h.followed != 0 || len(r.h.conns) != 0 || len(r.h.load) != 0 || r.h.total != (load{}) || len(r.h.clients) != 0 {
+				t.Errorf("kept: %d, %v, %v, %v", r.h.followed, r.h.conns, r.h.load, r.h.clients)
 			}
 		})
 	}

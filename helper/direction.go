@@ -38,8 +38,11 @@ type reader interface {
 	message(m *rtsp.Message, change changer)
 	// interleaved gets to know of a frame of media between the messages.
 	interleaved(channel uint8)
-	// mayRewrite tells whether the message that begins with head may have to be rewritten.
+	// mayRewrite tells whether the message that begins with head may have to be rewritten; one of which
+	// nothing is known yet, where head is empty.
 	mayRewrite(head []byte) bool
+	// kept gets to know how many bytes more are kept, and tells whether that is too much.
+	kept(more int) (tooMuch bool)
 	// lengthen tells the kernel how to correct sequence numbers, or why it doesn't.
 	lengthen(s conntrack.SeqAdj) error
 }
@@ -64,6 +67,11 @@ type direction struct {
 	sink   sink
 	count  *Counters
 
+	// strict is the client's direction. What a web page makes a browser send must not be taken for RTSP: once
+	// the thread is lost it isn't looked for again.
+	strict bool
+	begun  bool   // its SYN was seen, or it was picked up later
+	isn    uint32 // number of the SYN
 	synced bool   // next is known
 	first  bool   // nothing has been read: what comes must be RTSP
 	alien  bool   // it isn't RTSP, or no longer: everything passes
@@ -76,11 +84,12 @@ type direction struct {
 	waited bool    // and was waited for long enough
 	held   []heldSegment
 	passed uint32 // what is before it went out
+	fin    uint32 // where the stream ends
+	hasFin bool
 
-	edits    []edit
-	buffered *int // what all directions keep, of it kept by this one
-	kept     int
-	blind    int // segments that came while nothing was known
+	edits []edit
+	kept  int // bytes in buf and early
+	blind int // segments that came while nothing was known
 
 	seqAdj    conntrack.SeqAdj // as the kernel has it
 	acked     uint32           // what is before it has arrived, in the sender's numbers
@@ -102,8 +111,8 @@ type heldSegment struct {
 func (s *direction) begin(next uint32) {
 	s.drop()
 	*s = direction{
-		reader: s.reader, sink: s.sink, count: s.count, buffered: s.buffered,
-		synced: true, first: true, next: next, passed: next,
+		reader: s.reader, sink: s.sink, count: s.count, strict: s.strict,
+		begun: true, isn: next - 1, synced: true, first: true, next: next, passed: next,
 	}
 }
 
@@ -120,7 +129,7 @@ func (s *direction) take(id uint32, seg *segment) {
 		s.room = min(s.room, maxGrown-s.held[i].segment.end)
 	}
 	s.read(seg.first(), seg.payload())
-	if s.keep() > maxBuffered {
+	if s.keep() {
 		s.lose()
 	}
 	if len(s.held) > maxHeld {
@@ -130,15 +139,15 @@ func (s *direction) take(id uint32, seg *segment) {
 	s.release()
 }
 
-// keep takes down what is kept, and returns how much that is of all directions.
-func (s *direction) keep() int {
-	n := len(s.buf)
+// keep takes down how much is kept, and tells whether that is too much.
+func (s *direction) keep() (tooMuch bool) {
+	n := cap(s.buf)
 	for _, p := range s.early {
-		n += len(p.data)
+		n += cap(p.data)
 	}
-	*s.buffered += n - s.kept
+	more := n - s.kept
 	s.kept = n
-	return *s.buffered
+	return s.reader.kept(more)
 }
 
 // sync begins in the middle of a connection, where a segment begins with a message.
@@ -192,10 +201,9 @@ func (s *direction) keepEarly(first uint32, data []byte) {
 	s.early = append(s.early, piece{first, bytes.Clone(data)})
 }
 
-// lose stops to follow until a segment begins with a message again. Where none had come, it is not known
-// that this is RTSP: a segment in the middle may be what a web page made a browser send.
+// lose stops to follow until a segment begins with a message again: a server's.
 func (s *direction) lose() {
-	s.alien = s.alien || s.first
+	s.alien = s.alien || s.first || s.strict
 	s.synced, s.skip = false, 0
 	s.drop()
 }
@@ -210,7 +218,11 @@ func (s *direction) drop() {
 func (s *direction) acknowledged(ack uint32) {
 	ack = original(s.seqAdj, ack)
 	s.acked, s.ackedOnce = ack, true
-	s.edits = slices.DeleteFunc(s.edits, func(e edit) bool { return !before(ack, e.end) })
+	// The last that made the stream longer stays: its place is the kernel's for good, and a sender that
+	// missed the acknowledgement may send it again together with what is new.
+	s.edits = slices.DeleteFunc(s.edits, func(e edit) bool {
+		return !before(ack, e.end) && (e.added() == 0 || e.end-1 != s.seqAdj.CorrectionPos)
+	})
 	if s.synced && len(s.early) > 0 && before(s.next, ack) {
 		s.lose() // it got what we never saw
 	}
@@ -231,7 +243,13 @@ func (s *direction) consume(first uint32, data []byte) {
 	s.buf = append(s.buf, data...)
 	for len(s.buf) > 0 && s.unit() {
 	}
+	if len(s.buf) == 0 && cap(s.buf) > keepCap {
+		s.buf = nil
+	}
 }
+
+// keepCap is how much room a direction keeps that has nothing to keep.
+const keepCap = 1 << 10
 
 // earlyLook is up to how many bytes each new one is looked at whether it can still be RTSP. Beyond,
 // only whole heads are parsed.
@@ -251,7 +269,7 @@ func (s *direction) unit() bool {
 	case errors.Is(err, rtsp.ErrShort):
 		s.looked = len(s.buf)
 		return false
-	case err != nil, s.first && u.Message == nil && !u.Blank:
+	case err != nil, s.first && !u.Blank && (u.Message == nil || s.strict && !u.Message.Request):
 		s.alien, s.buf, s.early = true, nil, nil
 		s.count.NotRTSP++
 		return false
@@ -349,7 +367,7 @@ func (s *direction) release() {
 	keep := s.held[:0]
 	for _, h := range s.held {
 		last := h.segment.last()
-		if free || !before(decided, last) || s.waited && before(s.next, last) {
+		if free || !before(decided, last) || before(s.next, last) && (s.waited || !s.reader.mayRewrite(nil)) {
 			s.let(h)
 			continue
 		}
@@ -395,5 +413,8 @@ func (s *direction) giveUp() {
 	s.waited = len(s.early) > 0
 }
 
-// began tells whether nothing has come yet but the SYN whose next byte is next: it is sent again.
-func (s *direction) began(next uint32) bool { return s.synced && s.first && s.next == next }
+// ends notes where a FIN says that the stream ends.
+func (s *direction) ends(at uint32) { s.fin, s.hasFin = at, true }
+
+// ended tells whether all has been read up to the end. Where it isn't read, that isn't known.
+func (s *direction) ended() bool { return s.hasFin && s.synced && !s.alien && s.next == s.fin }

@@ -28,8 +28,6 @@ type wire struct {
 	decided map[uint32]bool
 	out     map[uint32]byte // what the receiver has, by its own numbers
 	nextID  uint32
-
-	buffered int
 }
 
 func newWire(t *testing.T, isn uint32) *wire {
@@ -37,7 +35,7 @@ func newWire(t *testing.T, isn uint32) *wire {
 		t: t, sent: map[uint32][]byte{}, decided: map[uint32]bool{}, out: map[uint32]byte{},
 		changes: map[int]rtsp.Change{0: {ClientPort: rtsp.Ports{First: 6000, Last: 6001, Sep: '-'}}},
 	}
-	w.d = direction{reader: w, sink: w, count: &w.count, buffered: &w.buffered}
+	w.d = direction{reader: w, sink: w, count: &w.count}
 	w.d.begin(isn)
 	return w
 }
@@ -55,6 +53,8 @@ func (w *wire) interleaved(uint8) { w.got = append(w.got, "$") }
 func (w *wire) mayRewrite(head []byte) bool {
 	return bytes.HasPrefix([]byte("SETUP "), head[:min(6, len(head))])
 }
+
+func (w *wire) kept(int) bool { return false }
 
 func (w *wire) lengthen(s conntrack.SeqAdj) error {
 	if !w.grows {
@@ -238,6 +238,22 @@ func TestDirectionSecondGrowth(t *testing.T) {
 	w.send(uint32(2*len(text)), text)
 	if got := w.received(0); got != want+text+want || len(w.errs) != 1 {
 		t.Fatalf("%v\n%q", w.errs, got)
+	}
+}
+
+// TestDirectionLostAck: an acknowledgement that the sender never gets. It sends what was acknowledged again,
+// in one segment with what is new, and with another beginning.
+func TestDirectionLostAck(t *testing.T) {
+	text, want := dialogues[1].sent, dialogues[1].want
+	for _, from := range []int{0, strings.Index(text, "10.0.0.2") + 3, len(text) - 2} {
+		w := newWire(t, 0)
+		w.grows, w.changes = true, dialogues[1].changes
+		w.send(0, text)
+		w.d.acknowledged(uint32(len(want)))
+		w.send(uint32(from), text[from:]+options)
+		if got := w.received(0); got != want+options {
+			t.Errorf("from %d: %q", from, got)
+		}
 	}
 }
 

@@ -140,6 +140,10 @@ func (f *fakeTable) CreateExpect(_ context.Context, e conntrack.Expect) (conntra
 	return e, nil
 }
 
+func (f *fakeTable) AddExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error) {
+	return f.CreateExpect(ctx, e)
+}
+
 func (f *fakeTable) KillExpects(_ context.Context, es []conntrack.Expect) []error {
 	errs := make([]error, len(es))
 	for i, e := range es {
@@ -175,6 +179,7 @@ type rig struct {
 	sent  map[uint32][]byte
 	last  []byte // packet of the last verdict
 	next  uint32
+	zone  uint16 // of new connections
 }
 
 func newRig(t *testing.T, cfg Config) *rig {
@@ -229,8 +234,9 @@ func (r *rig) dial(client, public, server, real string) *call {
 	f := conntrack.Flow{
 		Orig:  conntrack.Tuple{Src: c.client.Addr(), SrcPort: c.client.Port(), Dst: c.server.Addr(), DstPort: c.server.Port(), Proto: conntrack.TCP},
 		Reply: conntrack.Tuple{Src: c.real.Addr(), SrcPort: c.real.Port(), Dst: c.public.Addr(), DstPort: c.public.Port(), Proto: conntrack.TCP},
-		ID:    uint32(1000 + len(r.table.flows)), Helper: "Q.931", Mark: 7, Status: conntrack.StatusSNAT,
+		ID:    uint32(1000 + len(r.table.flows)), Helper: "Q.931", Mark: 7, Status: conntrack.StatusSNAT, State: tcpEstablished, Zone: r.zone,
 	}
+	f.Set(conntrack.AttrState)
 	r.take(c.packet(fromClient, flagSYN, ""))
 	r.table.flows = append(r.table.flows, f)
 	r.take(c.packet(fromServer, flagSYN|flagACK, ""))
@@ -253,4 +259,15 @@ func (c *call) say(dir int, text string) string {
 	return c.take(p)
 }
 
-func (c *call) flag(dir int, flags uint8) { c.take(c.packet(dir, flags, "")) }
+func (c *call) flag(dir int, flags uint8) {
+	if flags&flagRST != 0 { // as the kernel does
+		if i := c.table.find(conntrack.Key{Orig: c.tuple()}); i >= 0 {
+			c.table.flows[i].State = tcpClose
+		}
+	}
+	c.take(c.packet(dir, flags, ""))
+}
+
+func (c *call) tuple() conntrack.Tuple {
+	return conntrack.Tuple{Src: c.client.Addr(), SrcPort: c.client.Port(), Dst: c.server.Addr(), DstPort: c.server.Port(), Proto: conntrack.TCP}
+}

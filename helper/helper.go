@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,17 +21,20 @@ import (
 const (
 	maxConnections          = 16 << 10
 	maxConnectionsPerClient = 512
-	// maxBuffered bounds the bytes of all connections that wait for others to become whole messages.
-	maxBuffered = 32 << 20
-	// maxExpects bounds the expectations that wait. The kernel's own bound is for all namespaces
+	// maxKept and maxKeptPerClient bound the bytes that are kept: those that wait for others to become whole
+	// messages, and requests that await their reply.
+	maxKept          = 32 << 20
+	maxKeptPerClient = 4 << 20
+	// maxExpects and maxExpectsPerClient bound the expectations that wait. The kernel's own bound is for all namespaces
 	// (net.netfilter.nf_conntrack_expect_max).
-	maxExpects = 512
+	maxExpects          = 512
+	maxExpectsPerClient = 64
 )
 
-// remarksRate and remarksBurst bound the lines of the log that others can cause.
+// Bounds of the lines of the log that others can cause, a second and at once.
 const (
-	remarksRate  = 1 // a second
-	remarksBurst = 20
+	remarksRate, remarksBurst = 1, 20
+	linesRate, linesBurst     = 20, 500
 )
 
 // closeTime bounds the last search.
@@ -51,17 +55,22 @@ type Helper struct {
 	conns    map[conntrack.Tuple]conn
 	followed int // connections in conns, which has them under both their tuples
 	clients  map[netip.Addr]int
-	buffered int // bytes that wait, in all directions of all connections
 	byFlow   map[conntrack.Tuple]*stream
 	ports    ports
 	counters Counters
 
-	sought    map[*stream]bool // whose flows are sought
-	zones     []uint16         // that are known
+	older map[olderKey]uint32  // ids of connections that are older than the helper
+	load  map[netip.Addr]*load // by client
+	total load
+
+	sought    map[*alternative]*stream // whose flows are sought
+	zones     []uint16                 // that are known
 	zonesRead time.Time
 	zoneless  bool // a connection was in none of them
+	unwatched bool // the kernel tells of no flows that end
 
-	remarks *rate.Limiter // of what others could make the log say without end
+	// What others could make the log say without end: refusals and the like, and a line a session.
+	remarks, lines *rate.Limiter
 }
 
 // conn is a connection, and which of its directions a tuple is.
@@ -82,6 +91,9 @@ func Open(ctx context.Context, cfg Config) (*Helper, error) {
 		return nil, fmt.Errorf("find out what the kernel can do: %w", err)
 	}
 	h := newHelper(cfg, k)
+	if err := h.findOlder(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("look for connections: %w", err), h.Close())
+	}
 	if err := h.open(ctx); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -92,7 +104,9 @@ func newHelper(cfg Config, k kernel) *Helper {
 	return &Helper{
 		cfg: cfg, kernel: k, started: time.Now(), busy: newBell(), search: newBell(),
 		conns: make(map[conntrack.Tuple]conn), byFlow: make(map[conntrack.Tuple]*stream), ports: make(ports),
-		clients: make(map[netip.Addr]int), sought: make(map[*stream]bool), remarks: rate.NewLimiter(remarksRate, remarksBurst),
+		clients: make(map[netip.Addr]int), sought: make(map[*alternative]*stream), older: make(map[olderKey]uint32),
+		load: make(map[netip.Addr]*load), remarks: rate.NewLimiter(remarksRate, remarksBurst),
+		lines: rate.NewLimiter(linesRate, linesBurst),
 	}
 }
 
@@ -123,6 +137,18 @@ func (h *Helper) lost() {
 	h.counters.Lost++
 }
 
+// guarded runs what isn't about one packet. What breaks there must not end the daemon.
+func (h *Helper) guarded(fn func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer func() {
+		if r := recover(); r != nil {
+			h.cfg.Logger.Error("the RTSP helper stumbled", "error", r, "stack", string(debug.Stack()))
+		}
+	}()
+	fn()
+}
+
 // packet reads a packet and sees to it that it gets a verdict.
 func (h *Helper) packet(p packet) {
 	h.mu.Lock()
@@ -134,7 +160,7 @@ func (h *Helper) packet(p packet) {
 			h.cfg.Logger.Error("a packet broke the RTSP helper, and passes", "error", r, "stack", string(debug.Stack()))
 			h.verdicts.accept(p.id)
 			if c.connection != nil {
-				h.forget(c.connection)
+				h.drop(c.connection, "broken")
 			}
 		}
 	}()
@@ -157,7 +183,7 @@ func (h *Helper) find(seg *segment, ct []byte) conn {
 	t := seg.tuple()
 	begins := seg.flags&(flagSYN|flagACK) == flagSYN
 	if c, ok := h.conns[t]; ok {
-		if !begins || c.dir == fromClient && c.dirs[fromClient].began(seg.first()) {
+		if !begins || c.dir == fromClient && c.dirs[fromClient].isn == seg.seq || !c.over() {
 			return c
 		}
 		h.drop(c.connection, "begun anew")
@@ -176,13 +202,63 @@ func (h *Helper) find(seg *segment, ct []byte) conn {
 	if f.Orig != t && f.Reply != t { // with a zone for each direction tuples don't tell whose they are
 		return conn{}
 	}
-	if c, ok := h.conns[f.Orig]; ok {
+	if c, ok := h.conns[f.Orig]; ok && c.dir == fromClient {
 		c.flow, c.known = f, true
-		h.conns[f.Reply] = conn{c.connection, fromServer}
-	} else {
-		h.follow(h.newConnection(f, true))
+		h.index(c.connection)
+		return h.conns[t]
 	}
+	return h.pickUp(seg, t, f)
+}
+
+// pickUp takes up a connection whose SYN wasn't seen: where this is the answer to it, which says where both
+// sides begin, or where the connection is older than the helper. Any other had its beginning unread: what
+// its segments begin with may be anything.
+func (h *Helper) pickUp(seg *segment, t conntrack.Tuple, f conntrack.Flow) conn {
+	answer := seg.flags&(flagSYN|flagACK) == flagSYN|flagACK && f.Reply == t
+	place := olderKey{f.Orig, f.Zone}
+	if id, older := h.older[place]; !answer && (!older || id != f.ID || f.State != tcpEstablished) {
+		if len(seg.payload()) > 0 {
+			h.passBy(&f)
+		}
+		return conn{}
+	}
+	delete(h.older, place)
+	c := h.newConnection(f, true)
+	if answer {
+		c.dirs[fromServer].begun = false
+		c.dirs[fromClient].begin(seg.ack)
+	}
+	h.follow(c)
 	return h.conns[t]
+}
+
+// olderKey names a connection that is older than the helper.
+type olderKey struct {
+	orig conntrack.Tuple
+	zone uint16
+}
+
+// maxOlder bounds them.
+const maxOlder = 64 << 10
+
+// findOlder notes the connections that are there already.
+func (h *Helper) findOlder(ctx context.Context) error {
+	list := strings.Trim(strings.ReplaceAll(fmt.Sprint(h.cfg.Ports), " ", ","), "[]")
+	filter, err := conntrack.ParseFilter(fmt.Sprintf("proto=tcp state=ESTABLISHED dport=%[1]s or proto=tcp state=ESTABLISHED reply_sport=%[1]s", list))
+	if err != nil {
+		return err
+	}
+	for f, err := range h.cfg.Table.Flows(ctx, filter) {
+		switch {
+		case errors.Is(err, conntrack.ErrInterrupted): // some may be missing, which aren't helped then
+			return nil
+		case err != nil:
+			return err
+		case len(h.older) < maxOlder:
+			h.older[olderKey{f.Orig, f.Zone}] = f.ID
+		}
+	}
+	return nil
 }
 
 // entry returns the flow that a packet's tuple is a direction of: as it came with the packet, or from
@@ -230,25 +306,58 @@ func zoneOf(ct []byte) uint16 {
 // follow takes up a connection.
 func (h *Helper) follow(c *connection) conn {
 	client := c.client()
-	if h.clients[client] >= maxConnectionsPerClient || h.followed >= maxConnections && !h.forgetUnknown() {
+	if h.clients[client] >= maxConnectionsPerClient || h.followed >= maxConnections && !h.forgetOne() {
 		h.counters.Limited++
 		return conn{}
 	}
 	h.clients[client]++
 	h.followed++
-	h.conns[c.flow.Orig] = conn{c, fromClient}
-	if c.known {
-		h.conns[c.flow.Reply] = conn{c, fromServer}
-	}
+	h.index(c)
 	return h.conns[c.flow.Orig]
 }
 
-// forgetUnknown makes room at the cost of a connection that may never come about: of those, a random one.
-func (h *Helper) forgetUnknown() bool {
+// index has a connection found by the tuples of its entry, and no longer by those that it had.
+func (h *Helper) index(c *connection) {
+	h.unindex(c)
+	c.tuples = c.tuples[:0]
+	h.place(c, fromClient, c.flow.Orig)
+	if c.known && c.flow.Reply != c.flow.Orig {
+		h.place(c, fromServer, c.flow.Reply)
+	}
+}
+
+// place has a connection found by a tuple. One that was found by it is over: the table has no two flows of
+// one tuple.
+func (h *Helper) place(c *connection, dir int, t conntrack.Tuple) {
+	if other := h.conns[t].connection; other != nil && other != c {
+		h.drop(other, "its place was taken")
+	}
+	h.conns[t] = conn{c, dir}
+	c.tuples = append(c.tuples, t)
+}
+
+func (h *Helper) unindex(c *connection) {
+	for _, t := range c.tuples {
+		if h.conns[t].connection == c {
+			delete(h.conns, t)
+		}
+	}
+}
+
+// roomTries is how many connections are looked at to make room for another.
+const roomTries = 64
+
+// forgetOne makes room at the cost of a connection that may never come about, or that is idle and has no
+// streams: of those, a random one.
+func (h *Helper) forgetOne() bool {
+	tries := 0
 	for _, c := range h.conns {
-		if !c.known {
+		if !c.known || c.streamCount() == 0 && time.Since(c.seen) > idleCheck {
 			h.forget(c.connection)
 			return true
+		}
+		if tries++; tries == roomTries {
+			break
 		}
 	}
 	return false
@@ -266,13 +375,11 @@ func (h *Helper) forget(c *connection) {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	if h.conns[c.flow.Orig].connection != c {
+	if len(c.tuples) == 0 { // it isn't followed
 		return
 	}
-	delete(h.conns, c.flow.Orig)
-	if h.conns[c.flow.Reply].connection == c {
-		delete(h.conns, c.flow.Reply)
-	}
+	h.unindex(c)
+	c.tuples = nil
 	h.followed--
 	if h.clients[c.client()]--; h.clients[c.client()] == 0 {
 		delete(h.clients, c.client())
@@ -325,53 +432,42 @@ func (h *Helper) Close() error {
 	return errors.Join(append(errs, h.kernel.close())...)
 }
 
-// limited tells whether a client may have no more streams.
-func (h *Helper) limited(client netip.Addr) bool {
-	all, own := 0, 0
-	for t, c := range h.conns {
-		if t != c.flow.Orig {
-			continue
-		}
-		n := c.streamCount()
-		for _, q := range c.pending[fromClient] {
-			if q.setup != nil {
-				n++
-			}
-		}
-		all += n
-		if c.client() == client {
-			own += n
-		}
-	}
-	return all >= h.cfg.MaxSessions || own >= h.cfg.MaxSessionsPerClient
-}
-
 // refuse counts what isn't registered for a reason of safety.
 func (h *Helper) refuse(c *connection, reason string) {
 	h.counters.Refused++
 	h.remark(c, "an RTSP stream isn't let in", "reason", reason)
 }
 
-// remark logs what a client or server could repeat without end: a few of it, and the counters have all.
-func (h *Helper) remark(c *connection, message string, more ...any) {
-	level := slog.LevelInfo
-	if !h.remarks.Allow() {
-		level = slog.LevelDebug
+// level is the level of a line that others can cause: what is too much is for debugging alone.
+func level(l *rate.Limiter) slog.Level {
+	if l.Allow() {
+		return slog.LevelInfo
 	}
-	h.cfg.Logger.Log(context.Background(), level, message, append([]any{"client", c.client(), "server", c.server()}, more...)...)
+	return slog.LevelDebug
 }
 
-func (h *Helper) killExpects(es []conntrack.Expect) {
+// remark logs what a client or server could repeat without end: a few of it, and the counters have all.
+func (h *Helper) remark(c *connection, message string, more ...any) {
+	h.cfg.Logger.Log(context.Background(), level(h.remarks), message, append([]any{"client", c.client(), "server", c.server()}, more...)...)
+}
+
+// killExpects deletes expectations, and tells whether one was gone already: media have come by it, or its
+// time was over.
+func (h *Helper) killExpects(es []conntrack.Expect) (gone bool) {
 	if len(es) == 0 {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
 	for i, err := range h.cfg.Table.KillExpects(ctx, es) {
-		if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
+		switch {
+		case errors.Is(err, conntrack.ErrNotFound):
+			gone = true
+		case err != nil:
 			h.cfg.Logger.Warn("an expectation is left behind", "expectation", es[i].Tuple, "error", err)
 		}
 	}
+	return gone
 }
 
 func (h *Helper) killFlows(flows []conntrack.Flow) {

@@ -14,12 +14,21 @@ import (
 	"ctd/conntrack/claim"
 )
 
-var (
-	// errOtherHelper says that the namespace has a helper already, of another process.
-	errOtherHelper = errors.New("another process is the RTSP helper of this network namespace: it holds the name " + tableName)
-	// errNoQueue says that the kernel takes none of the ways to queue packets.
-	errNoQueue = errors.New("the kernel's nf_tables can't queue packets (`ctd helper rules` prints rules to install by hand)")
-)
+// OtherHelperError says that the namespace has a helper already, of another process.
+type OtherHelperError struct {
+	PID int // 0 where it isn't known, as of a process in a PID namespace beside this one
+}
+
+func (e *OtherHelperError) Error() string {
+	who := "another process"
+	if e.PID > 0 {
+		who = fmt.Sprintf("process %d", e.PID)
+	}
+	return who + " is the RTSP helper of this network namespace: it holds the name " + tableName
+}
+
+// errNoQueue says that the kernel takes none of the ways to queue packets.
+var errNoQueue = errors.New("the kernel's nf_tables can't queue packets (`ctd helper rules` prints rules to install by hand)")
 
 // flavour is a way in which the rules can be installed.
 type flavour struct {
@@ -55,16 +64,13 @@ type interception struct {
 }
 
 // install makes the rules, and deletes those of a predecessor that was killed. Where the rules are
-// the administrator's it does only the latter. The error is errOtherHelper where another process has
-// rules here, and errNoQueue where the kernel can't have any.
+// the administrator's it does only the latter. The error is an OtherHelperError where another process
+// has rules here, and errNoQueue where the kernel can't have any.
 func install(table Table, r rules, logger *slog.Logger) (*interception, error) {
 	i := &interception{table: table, rules: r, logger: logger, how: flavour{name: flavourManual}}
 	var err error
-	if i.claim, err = claim.Take(table, tableName, 1); err != nil {
+	if i.claim, err = claimTable(table, logger); err != nil {
 		return nil, err
-	}
-	if !i.claim.Held() {
-		return nil, errOtherHelper
 	}
 	if err := i.begin(); err != nil {
 		return nil, errors.Join(err, i.close()) // close: the tables may be there and not have been read
@@ -72,11 +78,54 @@ func install(table Table, r rules, logger *slog.Logger) (*interception, error) {
 	return i, nil
 }
 
-func (i *interception) begin() error {
+// claimTries is how often the name is tried that was taken and then had nobody.
+const claimTries = 3
+
+// claimTable claims the table's name. Where a stranger has it, who can't have rules, the helper goes on
+// without.
+func claimTable(table Table, logger *slog.Logger) (*claim.Claim, error) {
+	for range claimTries {
+		c, err := claim.Take(table, tableName, 1)
+		if err != nil || c.Held() {
+			return c, err
+		}
+		holder, held, err := claim.HolderOf(table, tableName)
+		switch {
+		case err != nil:
+			return nil, err
+		case held && !holder.Stranger:
+			return nil, &OtherHelperError{PID: holder.PID}
+		case held:
+			logger.Warn("a stranger holds the name by which the RTSP helpers of a network namespace know each other; this one goes on without",
+				"name", "@"+tableName, "holder", holder)
+			return c, nil
+		}
+	}
+	return nil, &OtherHelperError{}
+}
+
+// Clear deletes the rules that a helper left behind whose process was killed, for a process that runs
+// none. It leaves them alone while anybody holds their name.
+func Clear(table Table, logger *slog.Logger) error {
+	c, err := claim.Take(table, tableName, 1)
+	if err != nil || !c.Held() {
+		return err
+	}
+	i := &interception{table: table, logger: logger, claim: c}
+	return errors.Join(i.clear(), c.Close())
+}
+
+// clear deletes what has our name.
+func (i *interception) clear() error {
 	found, err := i.remove(ownFamilies)
 	if len(found) > 0 {
 		i.logger.Info("deleted nftables tables that were left behind", "table", tableName, "families", names(found))
 	}
+	return err
+}
+
+func (i *interception) begin() error {
+	err := i.clear()
 	if i.rules.manual {
 		if err != nil { // where the administrator's rules are those of iptables, there may be no nf_tables
 			i.logger.Debug("looked for nftables tables", "error", err)

@@ -1,9 +1,13 @@
 package helper
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -159,13 +163,19 @@ func TestKernelFamilies(t *testing.T) {
 	}
 }
 
+// isOther tells whether an error says that a process is the helper.
+func isOther(err error, pid int) bool {
+	var other *OtherHelperError
+	return errors.As(err, &other) && other.PID == pid && strings.Contains(err.Error(), fmt.Sprintf("process %d ", pid))
+}
+
 func TestKernelOtherHelper(t *testing.T) {
 	ns := conntracktest.NewNS(t)
 	table := tableIn(t, ns)
 	first := installed(t, table, rulesOf(Config{}, ""))
 	list := everything(ns)
 	for _, manual := range []bool{false, true} {
-		if _, err := install(table, rulesOf(Config{Manual: manual, Queue: 9}, ""), slog.New(slog.DiscardHandler)); !errors.Is(err, errOtherHelper) {
+		if _, err := install(table, rulesOf(Config{Manual: manual, Queue: 9}, ""), slog.New(slog.DiscardHandler)); !isOther(err, os.Getpid()) {
 			t.Errorf("a second one, manual: %v: %v", manual, err)
 		}
 	}
@@ -178,6 +188,101 @@ func TestKernelOtherHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	installed(t, table, rulesOf(Config{}, ""))
+}
+
+// TestKernelStranger: somebody who may nothing holds the name. The helper goes on, and says so.
+func TestKernelStranger(t *testing.T) {
+	for name, calls := range map[string]string{"listens": "s.listen(0)", "is silent": ""} {
+		t.Run(name, func(t *testing.T) {
+			ns := conntracktest.NewNS(t)
+			ns.Conntrack()
+			table := tableIn(t, ns)
+			before := everything(ns)
+			holdName(t, ns, calls)
+			for _, manual := range []bool{true, false} {
+				var log bytes.Buffer
+				i, err := install(table, rulesOf(Config{Manual: manual}, ""), slog.New(slog.NewTextHandler(&log, nil)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if list := everything(ns); (list == before) != manual {
+					t.Errorf("manual %v: rules:\n%s", manual, list)
+				}
+				if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "@ctd_rtsp") {
+					t.Errorf("manual %v: logged\n%s", manual, &log)
+				}
+				if err := i.close(); err != nil {
+					t.Error(err)
+				}
+			}
+			if d := cmp.Diff(before, everything(ns)); d != "" {
+				t.Errorf("rules (-before +after close):\n%s", d)
+			}
+			// Whether a helper without the name lives can't be told.
+			ns.Nft("table inet ctd_rtsp { }")
+			if err := Clear(table, slog.New(slog.DiscardHandler)); err != nil || everything(ns) == before {
+				t.Errorf("deleted in spite of who holds the name: %v", err)
+			}
+		})
+	}
+}
+
+// holdName has an unprivileged process take our name, and do something with the socket s.
+func holdName(t *testing.T, ns *conntracktest.NS, calls string) {
+	t.Helper()
+	cmd := exec.Command("setpriv", "--reuid", "65534", "--clear-groups", "/usr/bin/python3", "-c", `
+import socket, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+s.bind("\0ctd_rtsp")
+`+calls+`
+print("ready", flush=True)
+time.sleep(600)`)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Do(func() { err = cmd.Start() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("the name can't be had: %v", err)
+	}
+}
+
+// TestKernelClear: what is left behind goes, and what somebody alive has stays.
+func TestKernelClear(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	ns.Conntrack()
+	table := tableIn(t, ns)
+	before := everything(ns)
+	cleared := func() string {
+		t.Helper()
+		var log bytes.Buffer
+		if err := Clear(table, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+			t.Fatal(err)
+		}
+		return log.String()
+	}
+	if log := cleared(); log != "" {
+		t.Errorf("with nothing there:\n%s", log)
+	}
+	killed := installed(t, table, rulesOf(Config{}, ""))
+	list := everything(ns)
+	if log := cleared(); log != "" || everything(ns) != list {
+		t.Errorf("of a living one:\n%s%s", log, everything(ns))
+	}
+	if err := killed.claim.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if log := cleared(); !strings.Contains(log, "left behind") {
+		t.Errorf("of a dead one:\n%s", log)
+	}
+	if d := cmp.Diff(before, everything(ns)); d != "" {
+		t.Errorf("rules (-before +after):\n%s", d)
+	}
+	installed(t, table, rulesOf(Config{}, "")) // the name is free
 }
 
 // TestKernelLeftBehind begins where a predecessor was killed: its claim has gone, its tables stay.

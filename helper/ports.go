@@ -55,8 +55,11 @@ func (p ports) give(k portKey) {
 // portsOf returns the ports that a Transport header asks for or grants: those of client_port, or of
 // dest_addr in RTSP 2.0.
 func portsOf(t *rtsp.Transport) []uint16 {
-	if t.ClientPort.Count() > 0 {
+	switch {
+	case t.ClientPort.Count() > 0:
 		return spread(t.ClientPort)
+	case t.DestinationAddr.Port() != 0: // "destination=192.0.2.1:5000", of some set-top boxes
+		return []uint16{t.DestinationAddr.Port()}
 	}
 	return hostPorts(t.DestAddr)
 }

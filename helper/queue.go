@@ -46,8 +46,8 @@ type queue struct {
 	last uint32 // id of the packet that came last
 }
 
-// errQueueTaken says that another program reads the queue.
-var errQueueTaken = errors.New("another program reads the queue")
+// ErrQueueTaken says that another program reads the queue.
+var ErrQueueTaken = errors.New("another program reads the queue")
 
 // takenTime is how long a queue may be taken that is still to be had. Its socket closes a moment after it was
 // closed where this process starts another one meanwhile, which has it until its exec.
@@ -102,7 +102,7 @@ func newQueue(ctx context.Context, cfg *Config, flags uint32, handle func(packet
 		stop()
 		err = errors.Join(err, nfq.Con.Close())
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EPERM) && hasReader(cfg) {
-			return nil, fmt.Errorf("packet queue %d: %w (%w)", cfg.Queue, errQueueTaken, err)
+			return nil, fmt.Errorf("packet queue %d: %w (%w)", cfg.Queue, ErrQueueTaken, err)
 		}
 		return nil, fmt.Errorf("read packet queue %d: %w", cfg.Queue, err)
 	}

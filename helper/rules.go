@@ -12,8 +12,11 @@ import (
 	"ctd/conntrack"
 )
 
-// tableName is the name of our nftables table, and of what holds it for a living process.
-const tableName = "ctd_rtsp"
+// TableName is the name of our nftables table, and of what holds it for a living process. The names of
+// others that are ours begin with it.
+const TableName = "ctd_rtsp"
+
+const tableName = TableName
 
 // Names of what is in the table.
 const (

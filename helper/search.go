@@ -19,13 +19,11 @@ const (
 	zonesEvery = time.Minute
 )
 
-// seek asks for the flows that the kernel made of a stream's expectations, which it tells nobody of.
-func (st *stream) seek() {
-	if !st.expected {
-		return
-	}
-	h := st.c.helper
-	h.sought[st] = true
+// seek asks for the flows that the kernel made of an alternative's expectations, which it tells nobody of.
+// They become the stream's; without one, or when it has ended, they are deleted.
+func (a *alternative) seek(st *stream) {
+	h := a.c.helper
+	h.sought[a] = st
 	h.search.wake()
 }
 
@@ -66,10 +64,10 @@ func (h *Helper) searches(ctx context.Context) error {
 func (h *Helper) findExpected(ctx context.Context) {
 	h.mu.Lock()
 	sought := h.sought
-	h.sought = make(map[*stream]bool)
+	h.sought = make(map[*alternative]*stream)
 	masters := make(map[conntrack.Tuple]bool)
-	for st := range sought {
-		masters[st.c.flow.Orig] = true
+	for a := range sought {
+		masters[a.c.flow.Orig] = true
 	}
 	h.mu.Unlock()
 	if len(sought) == 0 {
@@ -89,11 +87,11 @@ func (h *Helper) findExpected(ctx context.Context) {
 			found = append(found, f)
 		}
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for st := range sought {
-		st.found(found)
-	}
+	h.guarded(func() {
+		for a, st := range sought {
+			a.found(st, found)
+		}
+	})
 }
 
 // expectedFlows are the flows that came by expectations, or were made as if they had.
@@ -107,25 +105,24 @@ func mustFilter(text string) conntrack.Filter {
 	return f
 }
 
-// found takes those flows that are the stream's.
-func (st *stream) found(flows []conntrack.Flow) {
-	h := st.c.helper
+// found takes those flows that are the alternative's.
+func (a *alternative) found(st *stream, flows []conntrack.Flow) {
+	h := a.c.helper
 	var mine []conntrack.Flow
 	for _, f := range flows {
-		known := slices.ContainsFunc(st.flows, func(x conntrack.Flow) bool { return x.Orig == f.Orig })
-		if !known && f.Master == st.c.flow.Orig && f.Zone == st.c.flow.Zone && f.Orig.Dst == st.c.public() &&
-			slices.Contains(st.public, f.Orig.DstPort) && (h.byFlow[f.Orig] == nil || h.byFlow[f.Orig] == st) {
+		if h.byFlow[f.Orig] == nil && f.Master == a.c.flow.Orig && f.Zone == a.c.flow.Zone && f.Orig.Dst == a.c.public() &&
+			slices.Contains(a.public, f.Orig.DstPort) {
 			mine = append(mine, f)
 		}
 	}
-	if st.ended {
+	if st == nil || st.ended {
 		h.killFlows(mine)
 		return
 	}
 	for _, f := range mine {
 		st.flows = append(st.flows, f)
 		h.byFlow[f.Orig] = st
-		st.expects = slices.DeleteFunc(st.expects, func(e conntrack.Expect) bool { return e.Tuple.DstPort == f.Orig.DstPort })
+		a.hold(slices.DeleteFunc(slices.Clone(a.expects), func(e conntrack.Expect) bool { return e.Tuple.DstPort == f.Orig.DstPort }))
 	}
 	if len(mine) > 0 {
 		st.touch()

@@ -60,19 +60,20 @@ func TestSearch(t *testing.T) {
 // TestZones: a connection in a zone is found once it is known that there is such a zone.
 func TestZones(t *testing.T) {
 	r := newRig(t, Config{})
-	c := r.lan(2)
-	c.flag(fromClient, flagRST)
-	r.table.flows[0].Zone = 5
-	c.say(fromClient, options)
-	if r.h.followed != 0 || !r.h.zoneless {
-		t.Fatalf("%d followed", r.h.followed)
+	r.zone = 5
+	first := r.lan(2)
+	first.setup(1, asked)
+	first.agree(1, granted)
+	r.want()
+	if !r.h.zoneless {
+		t.Fatal("nobody looks for zones")
 	}
 	r.h.findZones(t.Context())
-	c.setup(2, asked)
-	c.agree(2, granted)
-	r.want(rtpFlow, rtcpFlow)
-	if f := r.table.udp()[0]; f.Zone != 5 {
-		t.Errorf("zone %d", f.Zone)
+	second := r.lan(2 + 1)
+	second.setup(1, asked)
+	second.agree(1, granted)
+	if got := r.table.udp(); len(got) != 2 || got[0].Zone != 5 {
+		t.Errorf("%+v", got)
 	}
 }
 

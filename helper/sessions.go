@@ -21,7 +21,7 @@ func (h *Helper) Status() Status {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.Counters, s.Connections, s.Expects = h.counters, h.followed, h.expectCount()
+	s.Counters, s.Connections, s.Expects = h.counters, h.followed, h.total.expects
 	for t, c := range h.conns {
 		if t != c.flow.Orig {
 			continue
@@ -51,17 +51,6 @@ func (c *connection) expectCount() int {
 	for _, s := range c.sessions {
 		for _, st := range s.streams {
 			n += len(st.expects)
-		}
-	}
-	return n
-}
-
-// expectCount returns how many expectations all connections have waiting.
-func (h *Helper) expectCount() int {
-	n := 0
-	for t, c := range h.conns {
-		if t == c.flow.Orig {
-			n += c.expectCount()
 		}
 	}
 	return n

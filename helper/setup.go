@@ -8,10 +8,15 @@ import (
 
 	"ctd/conntrack"
 	"ctd/helper/rtsp"
+
+	"golang.org/x/time/rate"
 )
 
 // maxAlternatives bounds the alternatives of a request for which ports are opened.
 const maxAlternatives = 4
+
+// plansRate and plansBurst bound the SETUP requests of a connection, a second and at once.
+const plansRate, plansBurst = 10, 50
 
 // setup is what a SETUP request asks for: ports for each alternative that the server may choose.
 type setup struct {
@@ -39,6 +44,14 @@ func (c *connection) plan(m *rtsp.Message, change changer) *setup {
 	if c.lookup() != nil {
 		return nil
 	}
+	if c.plans == nil {
+		c.plans = rate.NewLimiter(plansRate, plansBurst)
+	}
+	if !c.plans.Allow() {
+		c.helper.counters.Limited++
+		c.helper.refuse(c, "too many SETUP requests at a time")
+		return nil
+	}
 	s := &setup{c: c}
 	changes := make(map[int]rtsp.Change)
 	for i := range m.Transports {
@@ -55,7 +68,7 @@ func (c *connection) plan(m *rtsp.Message, change changer) *setup {
 			changes[i] = ch
 		}
 	}
-	if len(changes) > 0 && !s.rewrite(changes, change) {
+	if len(changes) > 0 && !s.rewrite(m, changes, change) {
 		s.release()
 		return nil
 	}
@@ -104,6 +117,7 @@ func (c *connection) offer(index int, t *rtsp.Transport) *alternative {
 		a.keys = append(a.keys, k)
 		h.ports.take(k, netip.AddrPortFrom(c.client(), asked[i]))
 	}
+	h.bear(c.client(), load{streams: 1})
 	return a
 }
 
@@ -121,7 +135,7 @@ func (c *connection) portKey(port uint16) portKey {
 // for.
 func (c *connection) ownDestination(t *rtsp.Transport) (named, ok bool) {
 	var hosts []netip.Addr
-	if t.HasDestination {
+	if t.Destination != "" { // without a value it is who asks (RFC 2326 section 12.39)
 		hosts = append(hosts, t.DestinationAddr.Addr())
 	}
 	for _, d := range t.DestAddr {
@@ -130,10 +144,10 @@ func (c *connection) ownDestination(t *rtsp.Transport) (named, ok bool) {
 		}
 	}
 	for _, a := range hosts {
-		switch a.Unmap() {
-		case c.client():
+		switch a = a.Unmap(); {
+		case a == c.client():
 			named = true
-		case c.public():
+		case a == c.public(), a.IsUnspecified():
 		default: // also a name, of which nobody knows here what the server takes it for
 			return false, false
 		}
@@ -155,10 +169,10 @@ func (a *alternative) change(t *rtsp.Transport) (rtsp.Change, bool) {
 
 // rewrite changes the request: with the client's public address for its own, else without an address,
 // which makes the server take the one that the request comes from.
-func (s *setup) rewrite(changes map[int]rtsp.Change, change changer) bool {
+func (s *setup) rewrite(m *rtsp.Message, changes map[int]rtsp.Change, change changer) bool {
 	h := s.c.helper
 	err := change(changes)
-	if err != nil {
+	if err != nil && !slices.ContainsFunc(m.Transports, portInDestination) {
 		for i, ch := range changes {
 			ch.DropDestination = ch.Destination.IsValid()
 			ch.Destination = netip.Addr{}
@@ -176,23 +190,27 @@ func (s *setup) rewrite(changes map[int]rtsp.Change, change changer) bool {
 	return true
 }
 
+// portInDestination tells whether the client's port goes with its address.
+func portInDestination(t rtsp.Transport) bool {
+	return t.ClientPort.Count() == 0 && t.DestinationAddr.Port() != 0
+}
+
 // expect lets the stream in before anything is known of where it comes from but the address. Where
 // it can't, the flows that are made at the reply have to do.
 func (a *alternative) expect() {
 	c, h := a.c, a.c.helper
-	if h.kernel.strategy == StrategyFlows || c.flow.Helper != h.kernel.helper || c.expectCount()+len(a.public) > h.kernel.expectMax ||
-		h.expectCount()+len(a.public) > maxExpects {
+	if h.kernel.strategy == StrategyFlows || c.flow.Helper != h.kernel.helper || !h.mayExpect(c, len(a.public)) {
 		return
 	}
 	for i, port := range a.public {
 		ctx, cancel := context.WithTimeout(context.Background(), callTime)
-		e, err := h.cfg.Table.CreateExpect(ctx, c.expectation(port, a.asked[i]))
+		e, err := h.cfg.Table.AddExpect(ctx, c.expectation(port, a.asked[i]))
 		cancel()
 		if err != nil {
 			h.cfg.Logger.Debug("an expectation can't be made", "client", c.client(), "server", c.server(), "port", port, "error", err)
 			return
 		}
-		a.expects = append(a.expects, e)
+		a.hold(append(a.expects, e))
 	}
 }
 
@@ -236,12 +254,24 @@ func (s *setup) release() {
 	s.alternatives = nil
 }
 
+// release takes back what was registered for an alternative, also the flows that the kernel has made of it.
+// It must be called once.
 func (a *alternative) release() {
-	a.c.helper.killExpects(a.expects)
-	for _, k := range a.keys {
-		a.c.helper.ports.give(k)
+	h := a.c.helper
+	if h.killExpects(a.expects) {
+		a.seek(nil)
 	}
-	a.expects, a.keys = nil, nil
+	a.hold(nil)
+	for _, k := range a.keys {
+		h.ports.give(k)
+	}
+	h.bear(a.c.client(), load{streams: -1})
+}
+
+// samePorts compares as many ports as both have: a server may name a pair where one was asked for.
+func samePorts(a, b []uint16) bool {
+	n := min(len(a), len(b))
+	return slices.Equal(a[:n], b[:n])
 }
 
 // chosen returns the alternative that the server took, and gives up the others.
@@ -249,7 +279,7 @@ func (s *setup) chosen(t *rtsp.Transport) *alternative {
 	granted := portsOf(t)
 	var found *alternative
 	for _, a := range s.alternatives {
-		if found == nil && (len(granted) == 0 || slices.Equal(granted, a.public[:min(len(granted), len(a.public))])) {
+		if found == nil && (len(granted) == 0 || samePorts(granted, a.public)) {
 			found = a
 		}
 	}

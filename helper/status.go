@@ -58,7 +58,7 @@ type Counters struct {
 	NotRTSP        uint64 // connections left alone because they don't speak RTSP, or no longer
 	Setups         uint64 // streams that a server agreed to send and that were registered
 	Refused        uint64 // streams not registered for safety: ports, destination, source, limits
-	Limited        uint64 // of them: over a limit
+	Limited        uint64 // connections, SETUP requests and streams over a limit, each time it is met
 	Failed         uint64 // registrations that the kernel refused
 	Rewritten      uint64 // messages rewritten
 	Rerewritten    uint64 // retransmitted segments rewritten again

@@ -37,14 +37,14 @@ func (c *connection) agreed(q *request, m *rtsp.Message, change changer) {
 	}
 	if s != nil {
 		for _, st := range s.streams { // a stream that is set up again replaces itself
-			if st.url == q.uri {
+			if sameURL(st.url, q.uri) {
 				s.remove(st)
 				break
 			}
 		}
 	}
 	if q.setup == nil || len(m.Transports) == 0 || !m.Transports[0].UDP() {
-		c.cancel(q)
+		q.cancel()
 		return
 	}
 	t := &m.Transports[0]
@@ -115,8 +115,10 @@ func (st *stream) letIn(t *rtsp.Transport) {
 	if len(st.ports) > 0 && slices.Min(st.ports) < minPort {
 		st.ports = nil
 		h.refuse(c, "a port of the server's below 1024")
-		h.killExpects(st.expects)
-		st.expects = nil
+		if h.killExpects(st.expects) {
+			st.seek(nil)
+		}
+		st.hold(nil)
 		return
 	}
 	made := 0
@@ -134,8 +136,11 @@ func (st *stream) letIn(t *rtsp.Transport) {
 	}
 	switch {
 	case made == len(st.public) && !other && !h.cfg.AllowOtherSource:
-		h.killExpects(st.expects)
-		st.expects = nil
+		if h.killExpects(st.expects) { // media came before the reply
+			st.expected = true
+			st.seek(st)
+		}
+		st.hold(nil)
 	case len(st.expects) > 0:
 		st.expected = true
 	case made == 0:
@@ -198,9 +203,10 @@ func (st *stream) open(i int, port uint16) error {
 	return nil
 }
 
-// create makes a flow. What is in its way is deleted where it is of the same ends: a packet came
-// before, and found no translation, or another one. A flow that does the same already is left alone:
-// the zero flow is returned, or the flow where it is of this connection.
+// create makes a flow. What is in its way is deleted where it is of the same ends: a packet came before
+// and found no translation, or another one, or the client begins anew and its old connection is not yet
+// over. A hole that the client made itself, and that does the same, is left alone: the zero flow is
+// returned.
 func (c *connection) create(f conntrack.Flow) (conntrack.Flow, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
@@ -214,14 +220,14 @@ func (c *connection) create(f conntrack.Flow) (conntrack.Flow, error) {
 		switch {
 		case gone != nil:
 			continue
-		case there.Orig == f.Orig && there.Reply == f.Reply && there.Master == f.Master:
-			return there, nil
-		case there.Orig == f.Orig && there.Reply == f.Reply, there.Orig == f.Reply && there.Reply == f.Orig:
+		case there.Orig == f.Orig && there.Reply == f.Reply && there.Master == f.Master && c.helper.byFlow[there.Orig] == nil:
+			return there, nil // an expectation of this connection made it
+		case there.Orig == f.Reply && there.Reply == f.Orig:
 			return conntrack.Flow{}, nil
 		case !c.ends(&there):
 			return conntrack.Flow{}, err
 		}
-		if st := c.helper.byFlow[there.Orig]; st != nil { // a client that begins anew, and whose old connection is forgotten
+		if st := c.helper.byFlow[there.Orig]; st != nil {
 			st.lostFlow(there.Orig)
 		}
 		if killed := table.Kill(ctx, []conntrack.Key{there.Key()})[0]; killed != nil && !errors.Is(killed, conntrack.ErrNotFound) {
@@ -249,7 +255,9 @@ func (s *session) remove(st *stream) {
 	}
 	s.streams = slices.Delete(s.streams, at, at+1)
 	st.ended = true
-	st.seek()
+	if st.expected {
+		st.seek(st)
+	}
 	h := s.c.helper
 	h.killFlows(st.flows)
 	st.release()
@@ -260,7 +268,9 @@ func (s *session) remove(st *stream) {
 func (s *session) refresh() {
 	s.refreshed = time.Now()
 	for _, st := range s.streams {
-		st.seek()
+		if st.expected {
+			st.seek(st)
+		}
 		st.expectAgain()
 		st.touch()
 	}
@@ -296,14 +306,15 @@ func (st *stream) expectAgain() {
 	defer cancel()
 	errs := h.cfg.Table.KillExpects(ctx, st.expects)
 	waiting := st.expects
-	st.expects, st.made = nil, time.Now()
+	st.hold(nil)
+	st.made = time.Now()
 	for i, e := range waiting {
 		if errs[i] != nil { // its flow has come
 			continue
 		}
 		asked := st.asked[slices.Index(st.public, e.Tuple.DstPort)]
-		if e, err := h.cfg.Table.CreateExpect(ctx, st.c.expectation(e.Tuple.DstPort, asked)); err == nil {
-			st.expects = append(st.expects, e)
+		if e, err := h.cfg.Table.AddExpect(ctx, st.c.expectation(e.Tuple.DstPort, asked)); err == nil {
+			st.hold(append(st.expects, e))
 		}
 	}
 }

@@ -14,7 +14,7 @@ const (
 	// idleCheck is the time without packets after which a connection's entry is looked for.
 	idleCheck = time.Minute
 	// unknownIdle is how long a connection may be in its handshake.
-	unknownIdle = 2 * time.Minute
+	unknownIdle = 30 * time.Second
 	// replyTime is how long a request awaits its reply.
 	replyTime = time.Minute
 	// watchAgain is how long it is waited after the kernel's events failed.
@@ -33,9 +33,7 @@ func (h *Helper) sweep(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		h.keepRules()
-		h.mu.Lock()
-		h.sweepConnections(time.Now())
-		h.mu.Unlock()
+		h.guarded(func() { h.sweepConnections(time.Now()) })
 	}
 }
 
@@ -61,10 +59,11 @@ func (h *Helper) sweepConnections(now time.Time) {
 		if t != c.flow.Orig {
 			continue
 		}
-		for seq, q := range c.pending[fromClient] {
-			if now.Sub(q.at) > replyTime {
-				c.cancel(q)
-				delete(c.pending[fromClient], seq)
+		for dir := range c.pending {
+			for cseq, q := range c.pending[dir] {
+				if now.Sub(q.at) > replyTime {
+					c.answered(dir, cseq, true)
+				}
 			}
 		}
 		idle := now.Sub(c.seen)
@@ -76,7 +75,7 @@ func (h *Helper) sweepConnections(now time.Time) {
 		switch {
 		case !c.known && idle > unknownIdle:
 			h.forget(c.connection)
-		case c.known && idle > idleCheck && looked < maxSweep:
+		case c.known && (idle > idleCheck || h.unwatched && c.streamCount() > 0) && looked < maxSweep:
 			looked++
 			if err := c.lookup(); errors.Is(err, conntrack.ErrNotFound) {
 				h.drop(c.connection, "gone from the table")
@@ -100,6 +99,7 @@ func (h *Helper) watchEnds(ctx context.Context) error {
 		}
 		h.cfg.Logger.Warn("the kernel doesn't tell of flows that end; it is looked for them", "error", err)
 		if errors.Is(err, conntrack.ErrNoEvents) {
+			h.guarded(func() { h.unwatched = true })
 			return nil
 		}
 		select {
@@ -112,22 +112,27 @@ func (h *Helper) watchEnds(ctx context.Context) error {
 
 // watchWhileBusy listens until there are no streams any more.
 func (h *Helper) watchWhileBusy(ctx context.Context) error {
+	if h.idle() {
+		return nil
+	}
+	ctx, stop := context.WithCancel(ctx) // it closes the socket, also where nobody ranges over the events
+	defer stop()
 	events, err := h.cfg.Table.EndedFlows(ctx)
 	if err != nil {
 		return err
 	}
-	h.checkAll() // what ended before it was listened
+	h.guarded(h.checkAll) // what ended before it was listened
 	if h.idle() {
 		return nil
 	}
 	for f, err := range events {
 		switch {
 		case errors.Is(err, conntrack.ErrLost):
-			h.checkAll()
+			h.guarded(h.checkAll)
 		case err != nil:
 			return err
 		default:
-			h.ended(&f)
+			h.guarded(func() { h.ended(&f) })
 		}
 		if h.idle() {
 			return nil
@@ -138,8 +143,6 @@ func (h *Helper) watchWhileBusy(ctx context.Context) error {
 
 // ended takes note of a flow that ended.
 func (h *Helper) ended(f *conntrack.Flow) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if st := h.byFlow[f.Orig]; st != nil {
 		for i := range st.flows {
 			if st.flows[i].ID == f.ID {
@@ -155,8 +158,6 @@ func (h *Helper) ended(f *conntrack.Flow) {
 
 // checkAll looks whether the connections are still there.
 func (h *Helper) checkAll() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	for t, c := range h.conns {
 		if t == c.flow.Orig && c.streamCount() > 0 && errors.Is(c.lookup(), conntrack.ErrNotFound) {
 			h.drop(c.connection, "gone from the table")
@@ -164,7 +165,7 @@ func (h *Helper) checkAll() {
 	}
 }
 
-// idle tells whether there are no streams, and clears what was to wake for them.
+// idle tells whether there are no streams.
 func (h *Helper) idle() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -29,6 +29,9 @@ func (b binder) bind(p Params, into reflect.Value) error {
 		}
 		return b.missing(func(_ int, f wire.Field) bool { return p.Named[f.Name] != nil })
 	}
+	if len(p.Args) > len(b.fields) && len(b.fields) == 0 {
+		return invalidParams("%s takes no parameters", b.method)
+	}
 	if len(p.Args) > len(b.fields) {
 		err := invalidParams("%s takes at most %d parameters, not %d", b.method, len(b.fields), len(p.Args))
 		err.Hint = "in this order: " + strings.Join(b.names(), ", ")

@@ -258,3 +258,24 @@ func TestMarkdown(t *testing.T) {
 		}
 	}
 }
+
+// TestTooManyParameters: the hint says what the method takes; where that is nothing there is none to give.
+func TestTooManyParameters(t *testing.T) {
+	f := newFixture()
+	for _, tt := range []struct {
+		method string
+		params Params
+		want   string
+		hint   string
+	}{
+		{"subtract", Params{Args: []any{1, 2, 3}}, "subtract takes at most 2 parameters, not 3", "in this order: minuend, subtrahend"},
+		{"get_data", Params{Args: []any{1}}, "get_data takes no parameters", ""},
+		{"get_data", Params{Named: map[string]any{"a": 1}}, `unknown parameter "a" of get_data`, ""},
+	} {
+		_, err := f.Call(as(wire.RoleViewer, JSONRPC), tt.method, tt.params)
+		got := ErrorOf(err)
+		if got.Code != wire.InvalidParams || got.Message != tt.want || got.Hint != tt.hint {
+			t.Errorf("%s %+v: %+v", tt.method, tt.params, got)
+		}
+	}
+}

@@ -61,15 +61,18 @@ func (s *settings) config() (Config, []*settingError) {
 func (s *rtspSettings) config() (RTSPConfig, []*settingError) {
 	const table = "helper.rtsp."
 	var wrong []*settingError
-	for key, empty := range map[string]bool{
-		"ports": len(s.Ports) == 0, "families": len(s.Families) == 0,
-		"queue": s.Queue == 0, "mark_bit": s.MarkBit == 0,
-		"max_sessions": s.MaxSessions == 0, "max_sessions_per_client": s.MaxSessionsPerClient == 0,
-	} {
-		if empty {
-			wrong = append(wrong, wrongf(table+key, "at least one is needed; leave the line out for the default"))
+	refuse := func(text string, empty map[string]bool) {
+		for key, is := range empty {
+			if is {
+				wrong = append(wrong, wrongf(table+key, "%s; leave the line out for the default", text))
+			}
 		}
 	}
+	refuse("at least one is needed", map[string]bool{"ports": len(s.Ports) == 0, "families": len(s.Families) == 0})
+	refuse("0 is not taken", map[string]bool{
+		"queue": s.Queue == 0, "mark_bit": s.MarkBit == 0,
+		"max_sessions": s.MaxSessions == 0, "max_sessions_per_client": s.MaxSessionsPerClient == 0,
+	})
 	slices.SortFunc(wrong, func(a, b *settingError) int { return strings.Compare(a.key, b.key) })
 	cfg := RTSPConfig{Enabled: s.Enabled, Helper: helper.Config{
 		Ports: s.Ports, Queue: s.Queue, Interfaces: s.Interfaces, Manual: !s.Install, MarkBit: s.MarkBit,

@@ -122,10 +122,10 @@ func TestConfigFileErrors(t *testing.T) {
 		"unknown in a table":   {"[helper.rtsp]\nenabled = true\nprots = [1]", []string{"3: helper.rtsp.prots: there is no such setting; did you mean ports?"}},
 		"in the wrong table":   {"[helper]\nmark_bit = 1", []string{"2: helper.mark_bit: there is no such setting; did you mean helper.rtsp.mark_bit?"}},
 		"unknown table":        {"[helper.rstp]\nports = [1]\nqueue = 1", []string{"1: helper.rstp: there is no such setting; did you mean rtsp?"}},
-		"wrong type":           {"[helper.rtsp]\nports = \"554\"", []string{"2: helper.rtsp.ports: want a list of whole numbers from 0 to 65535"}},
-		"wrong element":        {"[helper.rtsp]\n\nports = [\n  554,\n  \"8554\",\n]", []string{"3: helper.rtsp.ports: want a list of whole numbers from 0 to 65535"}},
-		"port out of range":    {"helper.rtsp.ports = [65536]", []string{"1: helper.rtsp.ports: want a list of whole numbers from 0 to 65535"}},
-		"negative":             {"helper.rtsp.queue = -1", []string{"1: helper.rtsp.queue: want a whole number from 0 to 65535"}},
+		"wrong type":           {"[helper.rtsp]\nports = \"554\"", []string{"2: helper.rtsp.ports: want a list of whole numbers from 1 to 65535"}},
+		"wrong element":        {"[helper.rtsp]\n\nports = [\n  554,\n  \"8554\",\n]", []string{"3: helper.rtsp.ports: want a list of whole numbers from 1 to 65535"}},
+		"port out of range":    {"helper.rtsp.ports = [65536]", []string{"1: helper.rtsp.ports: want a list of whole numbers from 1 to 65535"}},
+		"negative":             {"helper.rtsp.queue = -1", []string{"1: helper.rtsp.queue: want a whole number from 1 to 65535"}},
 		"text for truth":       {"insecure = \"yes\"", []string{"1: insecure: want true or false"}},
 		"number for text":      {"socket = 1", []string{"1: socket: want a text in quotes"}},
 		"number for a table":   {"pyctd = 1", []string{"1: pyctd: want a table"}},
@@ -135,7 +135,10 @@ func TestConfigFileErrors(t *testing.T) {
 		"word in a list":       {"helper.rtsp.families = [\"ipv4\", \"ip6\"]", []string{`1: helper.rtsp.families: "ip6" is none of ipv4, ipv6; did you mean "ipv6"?`}},
 		"beyond loopback":      {"\n\nlisten = [\"0.0.0.0:1\"]", []string{"3: listen: 0.0.0.0:1: nothing is encrypted"}},
 		"no port":              {"helper.rtsp.ports = []", []string{"1: helper.rtsp.ports: at least one is needed"}},
-		"queue 0":              {"helper.rtsp.queue = 0", []string{"1: helper.rtsp.queue: at least one is needed"}},
+		"queue 0":              {"helper.rtsp.queue = 0", []string{"1: helper.rtsp.queue: 0 is not taken; leave the line out for the default"}},
+		"bit 0":                {"helper.rtsp.mark_bit = 0", []string{"1: helper.rtsp.mark_bit: 0 is not taken; leave the line out for the default"}},
+		"port 0":               {"helper.rtsp.ports = [0]", []string{"1: helper.rtsp.ports: 0 is none"}},
+		"no sessions":          {"helper.rtsp.max_sessions = 0", []string{"1: helper.rtsp.max_sessions: 0 is not taken; leave the line out for the default"}},
 		"two bits":             {"[helper.rtsp]\nmark_bit = 3", []string{"2: helper.rtsp.mark_bit: 0x3 has more than one bit"}},
 		"no interface's name":  {"[helper.rtsp]\ninterfaces = [\"a b\"]", []string{"2: helper.rtsp.interfaces: "}},
 		"below 0":              {"[helper.rtsp]\nmax_sessions = -1", []string{"2: helper.rtsp.max_sessions: -1 is below 0"}},
@@ -264,7 +267,7 @@ func TestDaemonWithConfig(t *testing.T) {
 	if p.status != nil {
 		t.Errorf("it ended with %v\n%s", p.status, p.log.String())
 	}
-	if tables := ns.Exec("nft", "list", "tables"); strings.Contains(tables, helperTablePrefix) {
+	if tables := ns.Exec("nft", "list", "tables"); strings.Contains(tables, helper.TableName) {
 		t.Errorf("left behind: %s", tables)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"ctd/conntrack"
 	"ctd/conntrack/cut"
+	"ctd/helper"
 	"ctd/rpc/wire"
 )
 
@@ -273,7 +274,7 @@ func (s *Server) trackingRule() (string, error) {
 		return "", fmt.Errorf("list chains: %w", err)
 	}
 	for _, chain := range chains {
-		if strings.HasPrefix(chain.Table.Name, cut.TablePrefix) || strings.HasPrefix(chain.Table.Name, helperTablePrefix) {
+		if strings.HasPrefix(chain.Table.Name, cut.TablePrefix) || strings.HasPrefix(chain.Table.Name, helper.TableName) {
 			continue // ours: it goes again
 		}
 		if chain.Type == nftables.ChainTypeNAT {

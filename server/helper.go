@@ -18,9 +18,6 @@ import (
 // helperRetry is how long it takes until a helper that could not start, or ended, is tried again.
 const helperRetry = 30 * time.Second
 
-// helperTablePrefix is what the name of the helper's nftables table begins with.
-const helperTablePrefix = "ctd_rtsp"
-
 // errHelperEnded says that the helper ended by itself, and not why.
 var errHelperEnded = errors.New("it ended")
 
@@ -52,8 +49,9 @@ func newRTSPHelper(cfg RTSPConfig, logger *slog.Logger) *rtspHelper {
 	return &rtspHelper{cfg: cfg, logger: logger, retry: helperRetry}
 }
 
-// openHelper starts the helper, where it is enabled. What the daemon is asked of it is answered
-// from then on; serve runs it, and closes it at the end.
+// openHelper starts the helper, where it is enabled; elsewhere it deletes what one left behind that was
+// killed. What the daemon is asked of it is answered from then on; serve runs it, and closes it at the
+// end.
 func (s *Server) openHelper(ctx context.Context, table helper.Table) {
 	h := s.helper
 	h.open = func(ctx context.Context, cfg helper.Config) (engine, error) {
@@ -66,6 +64,8 @@ func (s *Server) openHelper(ctx context.Context, table helper.Table) {
 	}
 	if h.cfg.Enabled {
 		h.start(ctx)
+	} else if err := helper.Clear(table, s.logger); err != nil { // mostly there is no nf_tables, and nothing to delete
+		s.logger.Debug("looked for rules that an RTSP helper left behind", "error", err)
 	}
 }
 
@@ -159,13 +159,21 @@ func (h *rtspHelper) sessions() []helper.Session {
 	return h.running.Sessions()
 }
 
-// busy tells whether an error of the helper's says that somebody else reads the queue: the kernel
-// refuses a second one as if it weren't allowed to (nfqnl_recv_config, net/netfilter/nfnetlink_queue.c).
+// busy tells whether an error of the helper's says that somebody else reads the queue. The kernel refuses
+// a second one as if it weren't allowed to (nfqnl_recv_config, net/netfilter/nfnetlink_queue.c), and shows
+// who reads it to root alone.
 func busy(err error) bool {
-	if errors.Is(err, syscall.EBUSY) {
-		return true
+	return errors.Is(err, helper.ErrQueueTaken) || errors.Is(err, os.ErrPermission) && !lacksNetAdmin()
+}
+
+// otherHelper tells whether an error says that another process is the helper, and which; 0 where that
+// isn't known.
+func otherHelper(err error) (pid int, ok bool) {
+	other, ok := errors.AsType[*helper.OtherHelperError](err)
+	if !ok {
+		return 0, false
 	}
-	return errors.Is(err, os.ErrPermission) && !lacksNetAdmin()
+	return other.PID, true
 }
 
 func lacksNetAdmin() bool {
@@ -185,7 +193,10 @@ func unsupported(err error) bool {
 
 // hint says what to do about a failure.
 func (h *rtspHelper) hint(err error) string {
+	_, other := otherHelper(err)
 	switch {
+	case other:
+		return "a network namespace has one RTSP helper: stop the other daemon, or set helper.rtsp.enabled = false in one of the two"
 	case busy(err):
 		return fmt.Sprintf("another program may read queue %d: stop it, or set helper.rtsp.queue to another number", h.cfg.Helper.Queue)
 	case errors.Is(err, os.ErrPermission):

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -87,7 +86,7 @@ func helperClient(t testing.TB, r *running) *ctdclient.Client {
 // on, and at its end the helper is closed once.
 func TestHelperRetried(t *testing.T) {
 	first, second := newFakeEngine(), newFakeEngine()
-	busyErr := fmt.Errorf("bind queue 554: %w", syscall.EBUSY)
+	busyErr := fmt.Errorf("bind queue 554: %w", helper.ErrQueueTaken)
 	f := withHelper(t, busyErr, busyErr, first, second)
 	f.helper.start(t.Context())
 	r := f.start(t)
@@ -123,7 +122,7 @@ func TestHelperStatus(t *testing.T) {
 	}
 	off := withHelper(t, errors.New("never"))
 	off.helper.cfg.Enabled = false
-	broken := withHelper(t, fmt.Errorf("bind queue 554: %w", syscall.EBUSY))
+	broken := withHelper(t, fmt.Errorf("bind queue 554: %w", helper.ErrQueueTaken))
 	broken.helper.start(t.Context())
 	on := withHelper(t, newFakeEngine())
 	on.helper.start(t.Context())
@@ -133,7 +132,7 @@ func TestHelperStatus(t *testing.T) {
 	}{
 		"off": {off, wire.HelperStatusResult{Settings: wantSettings, Reason: "not enabled", Hint: howToEnable}},
 		"broken": {broken, wire.HelperStatusResult{
-			Enabled: true, Settings: wantSettings, Reason: "start the RTSP helper: bind queue 554: device or resource busy",
+			Enabled: true, Settings: wantSettings, Reason: "start the RTSP helper: bind queue 554: another program reads the queue",
 			Hint: "another program may read queue 554: stop it, or set helper.rtsp.queue to another number",
 		}},
 		"on": {on, wire.HelperStatusResult{
@@ -209,6 +208,14 @@ func TestDoctorHelper(t *testing.T) {
 	flows.status.Strategy, flows.status.KernelHelper, flows.status.Function = helper.StrategyFlows, "", ""
 	noSIP := newFakeEngine()
 	noSIP.status.Function = "nat-follow-master"
+	lost := newFakeEngine()
+	lost.status.Interfaces = []string{"lo", "no-such0", "no-such1"}
+	manual := newFakeEngine()
+	manual.status.Interception, manual.status.Counters.Packets = "manual", 0
+	fed := newFakeEngine()
+	fed.status.Interception = "manual"
+	limited := newFakeEngine()
+	limited.status.Counters.Limited, limited.status.MaxSessions, limited.status.MaxSessionsPerClient = 7, 10, 2
 	own := newFakeEngine()
 	own.status.Strategy, own.status.KernelHelper = helper.StrategyHelper, "ctd-rtsp"
 	for name, c := range map[string]struct {
@@ -225,7 +232,13 @@ func TestDoctorHelper(t *testing.T) {
 		"no events":      {newFakeEngine(), "0", severityWarning, "connections that end", "sysctl -w net.netfilter.nf_conntrack_events=1"},
 		"both":           {noSIP, "0", severityWarning, "function sip", "sysctl -w net.netfilter.nf_conntrack_events=1 && modprobe nf_nat_sip && systemctl restart ctd"},
 		"no event there": {newFakeEngine(), "", severityOK, "", ""},
-		"busy":           {fmt.Errorf("bind: %w", unix.EBUSY), "1", severityError, "bind: device or resource busy; another program may read queue 554", "nfnetlink_queue"},
+		"no interface":   {lost, "1", severityWarning, "there is no interface no-such0, no-such1, which helper.rtsp.interfaces names", "ip -br link"},
+		"no rules":       {manual, "1", severityWarning, "no packet has come by the queue yet", "ctd helper rules | nft -f -"},
+		"rules":          {fed, "1", severityOK, "", ""},
+		"limited":        {limited, "1", severityWarning, "limits were met 7 times since it was started: helper.rtsp.max_sessions (10) and max_sessions_per_client (2)", ""},
+		"other helper":   {fmt.Errorf("begin: %w", &helper.OtherHelperError{PID: 77}), "1", severityError, "process 77 is the RTSP helper of this network namespace", "ps -o pid,user,lstart,args -p 77"},
+		"other, hidden":  {&helper.OtherHelperError{}, "1", severityError, "another process is the RTSP helper", "ss -xlp src @ctd_rtsp"},
+		"busy":           {fmt.Errorf("bind: %w", helper.ErrQueueTaken), "1", severityError, "bind: another program reads the queue; another program may read queue 554", "nfnetlink_queue"},
 		"no NFQUEUE":     {fmt.Errorf("bind: %w", unix.EOPNOTSUPP), "1", severityError, "the kernel may lack NFQUEUE", "modprobe -a nfnetlink_queue nft_queue"},
 		"anything else":  {errors.New("oops"), "1", severityError, "oops", "systemctl restart ctd"},
 	} {

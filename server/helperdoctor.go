@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"ctd/helper"
@@ -29,7 +31,9 @@ func (s *Server) checkHelper(context.Context) wire.Finding {
 		return f
 	}
 	f.Message = "the RTSP helper follows connections to " + portsText(st.Ports) + "; " + strategyText(st)
-	if weak, mends := s.helperWeaknesses(st); len(weak) > 0 {
+	blind, looks := s.helperBlindness(st)
+	weak, mends := s.helperWeaknesses(st)
+	if weak, mends = append(blind, weak...), append(looks, mends...); len(weak) > 0 {
 		f.Severity = severityWarning
 		f.Message += "; but " + strings.Join(weak, "; ")
 		f.Mend = strings.Join(mends, " && ")
@@ -37,9 +41,49 @@ func (s *Server) checkHelper(context.Context) wire.Finding {
 	return f
 }
 
+// helperBlindness says why the helper may see nothing, or too little, of what it should, and the commands
+// that mend or show it.
+func (s *Server) helperBlindness(st *helper.Status) (blind, mends []string) {
+	if missing := s.missingInterfaces(st.Interfaces); len(missing) > 0 {
+		blind = append(blind, "there is no interface "+strings.Join(missing, ", ")+", which helper.rtsp.interfaces names: nothing that comes by it is seen")
+		mends = append(mends, s.inNetNS("ip -br link"))
+	}
+	if st.Interception == "manual" && st.Counters.Packets == 0 {
+		blind = append(blind, "no packet has come by the queue yet: with install = false the rules are yours to install")
+		mends = append(mends, "ctd helper rules | "+s.inNetNS("nft -f -"))
+	}
+	if n := st.Counters.Limited; n > 0 {
+		blind = append(blind, fmt.Sprintf("limits were met %d times since it was started: helper.rtsp.max_sessions (%d) and max_sessions_per_client (%d) can be raised, other limits can't",
+			n, st.MaxSessions, st.MaxSessionsPerClient))
+	}
+	return blind, mends
+}
+
+// missingInterfaces returns those of the names that no interface of the managed namespace has.
+func (s *Server) missingInterfaces(names []string) (missing []string) {
+	_ = s.table.InNetNS(func() error {
+		all, err := net.Interfaces()
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if !slices.ContainsFunc(all, func(i net.Interface) bool { return i.Name == name }) {
+				missing = append(missing, name)
+			}
+		}
+		return nil
+	})
+	return missing
+}
+
 // helperMend is the command that mends what keeps the helper from running, or that shows it.
 func (s *Server) helperMend(err error) string {
+	pid, other := otherHelper(err)
 	switch {
+	case other && pid > 0:
+		return fmt.Sprintf("ps -o pid,user,lstart,args -p %d", pid)
+	case other:
+		return s.inNetNS("ss -xlp src @" + helper.TableName)
 	case busy(err):
 		// The second column is the netlink port of who reads the queue, which mostly is its process id.
 		return s.inNetNS(fmt.Sprintf("awk '$1 == %d {print $2}' /proc/net/netfilter/nfnetlink_queue", s.helper.cfg.Helper.Queue))

@@ -42,7 +42,7 @@ func helperCounters() []helperCounter {
 		{"not_rtsp", "Connections left alone because they don't speak RTSP, or no longer.", func(c *helper.Counters) uint64 { return c.NotRTSP }},
 		{"setups", "Streams that a server agreed to and that were let in.", func(c *helper.Counters) uint64 { return c.Setups }},
 		{"refused", "Streams that were not let in for safety: ports, destination, source, limits.", func(c *helper.Counters) uint64 { return c.Refused }},
-		{"limited", "Streams that were not let in because of a limit.", func(c *helper.Counters) uint64 { return c.Limited }},
+		{"limited", "Connections, SETUP requests and streams over a limit, each time it is met.", func(c *helper.Counters) uint64 { return c.Limited }},
 		{"failed", "Registrations that the kernel refused.", func(c *helper.Counters) uint64 { return c.Failed }},
 		{"rewritten", "Messages that were rewritten.", func(c *helper.Counters) uint64 { return c.Rewritten }},
 		{"rerewritten", "Segments that were sent again and rewritten again.", func(c *helper.Counters) uint64 { return c.Rerewritten }},

@@ -118,8 +118,10 @@ func typeWords(t reflect.Type) string {
 		return "a text in quotes"
 	case reflect.Bool:
 		return "true or false"
-	case reflect.Uint16, reflect.Uint32:
-		return fmt.Sprintf("a whole number from 0 to %d", uint64(1)<<t.Bits()-1)
+	case reflect.Uint16, reflect.Uint32: // none may be 0, as it would stand for a default; see rtspSettings.config
+		return fmt.Sprintf("a whole number from 1 to %d", uint64(1)<<t.Bits()-1)
+	case reflect.Int:
+		return "a whole number from 1 on"
 	}
 	return "a whole number"
 }

@@ -62,6 +62,8 @@ func TestScripts(t *testing.T) {
 			untracked.Untracked()
 			off := ctdclienttest.New(t)
 			off.HelperOff()
+			xtables := ctdclienttest.New(t)
+			xtables.HelperXtables()
 			socket := ctdclienttest.NewUnix(t, filepath.Join(t.TempDir(), "ctd.sock"))
 			testscript.Run(t, testscript.Params{
 				Files:               []string{file},
@@ -74,6 +76,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("OFFLOADED", offloaded.URL)
 					env.Setenv("UNTRACKED", untracked.URL)
 					env.Setenv("HELPEROFF", off.URL)
+					env.Setenv("HELPERXTABLES", xtables.URL)
 					env.Setenv("SOCKET", socket.URL)
 					env.Setenv("GORACE", noExitSleep)
 					return nil

@@ -321,7 +321,7 @@ type helperRulesCmd struct {
 
 func (helperRulesCmd) Help() string {
 	return `It prints the script alone. The rules are for a daemon that installs none: install = false in
-[helper.rtsp] of its configuration.
+[helper.rtsp] of its configuration. Those of nft need a kernel with nft_queue; elsewhere take --iptables.
 
 Examples:
 
@@ -346,6 +346,23 @@ func (h *helperRulesCmd) Run(s *session) error {
 	if s.g.Output == "jsonl" {
 		return s.encode(r)
 	}
-	_, err = s.out.WriteString(r.Rules)
+	if _, err = s.out.WriteString(r.Rules); err == nil && !h.IPTables {
+		s.warnNFT()
+	}
 	return err
+}
+
+// warnNFT says so where the kernel is known not to take rules of nft.
+func (s *session) warnNFT() {
+	client, err := s.client()
+	if err != nil {
+		return
+	}
+	var st wire.HelperStatusResult
+	if client.Call(s.ctx, "helper.status", wire.Empty{}, &st) != nil {
+		return // the rules are printed, which is what was asked for
+	}
+	if st.Setup != nil && st.Setup.Interception == "xtables" {
+		s.complain("the daemon's kernel has no queue in nf_tables: nft refuses these rules there", "ctd helper rules --iptables is the form that works there")
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,19 +22,19 @@ type NetNS interface {
 // names are free is dead.
 //
 // Anybody may take such names. Where all are taken, the claim has a name of this process alone, which
-// isn't held: its Held is false.
+// isn't held: its Held is false. HolderOf tells whether one that is taken is ours.
 type Claim struct {
 	ns     NetNS
 	prefix string
 	names  int
 	name   string
-	fd     int // -1 where the name isn't held
+	socket *os.File // nil where the name isn't held
 }
 
 // Take claims the first free one of as many names as given: the prefix itself, then prefix_2 and so
 // on. The prefix needs to be short enough for a socket's name (107 bytes).
 func Take(ns NetNS, prefix string, names int) (*Claim, error) {
-	c := &Claim{ns: ns, prefix: prefix, names: names, name: fmt.Sprintf("%s_pid%d", prefix, os.Getpid()), fd: -1}
+	c := &Claim{ns: ns, prefix: prefix, names: names, name: fmt.Sprintf("%s_pid%d", prefix, os.Getpid())}
 	for i := range names {
 		fd, err := bind(ns, c.numbered(i))
 		switch {
@@ -42,7 +43,8 @@ func Take(ns NetNS, prefix string, names int) (*Claim, error) {
 		case err != nil:
 			return nil, err
 		}
-		c.name, c.fd = c.numbered(i), fd
+		c.name, c.socket = c.numbered(i), os.NewFile(uintptr(fd), c.numbered(i))
+		go answer(c.socket)
 		break
 	}
 	return c, nil
@@ -60,7 +62,7 @@ func (c *Claim) numbered(i int) string {
 func (c *Claim) Name() string { return c.name }
 
 // Held tells whether the name is one of those that were to be had, and not yet given back.
-func (c *Claim) Held() bool { return c.fd >= 0 }
+func (c *Claim) Held() bool { return c.socket != nil }
 
 // EachDead calls fn with each name that nobody lives for, and with ours. Meanwhile the name is held, so
 // that nobody takes it; who tries just then takes another.
@@ -85,25 +87,60 @@ func (c *Claim) EachDead(fn func(name string) error) error {
 
 // Close gives the name back. It may be called again.
 func (c *Claim) Close() error {
-	if c.fd < 0 {
+	if c.socket == nil {
 		return nil
 	}
-	fd := c.fd
-	c.fd = -1
-	return unix.Close(fd)
+	socket := c.socket
+	c.socket = nil
+	// A process that is being started may have the socket for a moment longer. It must not pass for ours.
+	if raw, err := socket.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+	}
+	return socket.Close()
 }
 
-// bind holds a name in the network namespace.
+// bind holds a name in the network namespace, and listens by it, so that others can ask who does.
 func bind(ns NetNS, name string) (fd int, err error) {
+	if fd, err = open(ns, unix.SOCK_NONBLOCK); err != nil {
+		return -1, err
+	}
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + name}); err == nil {
+		err = unix.Listen(fd, unix.SOMAXCONN)
+	}
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("claim the name %s: %w", name, err), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// open returns a socket in the network namespace.
+func open(ns NetNS, flags int) (fd int, err error) {
 	err = ns.InNetNS(func() (err error) {
-		fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|flags, 0)
 		return err
 	})
 	if err != nil {
 		return -1, fmt.Errorf("open Unix socket: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + name}); err != nil {
-		return -1, errors.Join(fmt.Errorf("claim the name %s: %w", name, err), unix.Close(fd))
-	}
 	return fd, nil
+}
+
+// answer ends the connections of those who ask who holds a name, so that there is always room for the
+// next, until the socket is closed.
+func answer(socket *os.File) {
+	raw, err := socket.SyscallConn()
+	for err == nil {
+		err = raw.Read(func(fd uintptr) (done bool) {
+			conn, _, err := unix.Accept4(int(fd), unix.SOCK_CLOEXEC)
+			switch {
+			case errors.Is(err, unix.EAGAIN):
+				return false
+			case err != nil: // such as no more files
+				time.Sleep(pause)
+			default:
+				_ = unix.Close(conn)
+			}
+			return true
+		})
+	}
 }

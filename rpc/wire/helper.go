@@ -58,7 +58,7 @@ type HelperCounters struct {
 	NotRTSP        uint64 `json:"not_rtsp" doc:"connections left alone because they don't speak RTSP, or no longer"`
 	Setups         uint64 `json:"setups" doc:"streams that a server agreed to and that were let in"`
 	Refused        uint64 `json:"refused" doc:"streams that were not let in for safety: ports, destination, source, limits"`
-	Limited        uint64 `json:"limited" doc:"those of them that were over a limit"`
+	Limited        uint64 `json:"limited" doc:"connections, SETUP requests and streams over a limit, each time it is met"`
 	Failed         uint64 `json:"failed" doc:"registrations that the kernel refused"`
 	Rewritten      uint64 `json:"rewritten" doc:"messages that were rewritten"`
 	Rerewritten    uint64 `json:"rerewritten" doc:"segments that were sent again and rewritten again"`

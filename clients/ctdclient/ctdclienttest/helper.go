@@ -9,6 +9,14 @@ func (s *Server) HelperOff() {
 	s.noRTSP = true
 }
 
+// HelperXtables makes the server one on whose kernel nft can't queue packets, so that the RTSP helper's rules
+// are xtables'.
+func (s *Server) HelperXtables() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.xtables = true
+}
+
 // HelperStatus is the status of a new server's RTSP helper.
 func HelperStatus() wire.HelperStatusResult {
 	return wire.HelperStatusResult{
@@ -55,6 +63,9 @@ func (s *Server) helperMethod(call Call) (any, *wire.Error) {
 		r := HelperStatus()
 		if s.noRTSP {
 			r = wire.HelperStatusResult{Settings: r.Settings, Reason: "not enabled", Hint: "start the daemon with --rtsp"}
+		}
+		if s.xtables {
+			r.Setup.Interception = "xtables"
 		}
 		return r, nil
 	case "helper.sessions":

@@ -26,6 +26,7 @@ type Server struct {
 	expects []wire.Expect
 	doctor  wire.DoctorResult
 	noRTSP  bool
+	xtables bool // the RTSP helper's rules are those
 	calls   []Call
 
 	token      string // wanted from clients where not empty
