@@ -43,7 +43,6 @@ test: build ## install what is missing and run every check and test
 	CGO_ENABLED=$(if $(RACE),1,0) $(TESTENV) $(GO) test $(RACE) -count=1 $(EXEC) ./...
 
 test-kernel: build ## run kernel tests under Debian's own kernel, in QEMU (PACKAGES=./conntrack RUN=TestKernelGet)
-	@deploy/dev/install-deps test-kernel
 	@GO=$(GO) deploy/dev/test-kernel $(if $(V),-v) $(if $(RUN),-r '$(RUN)') $(PACKAGES)
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)

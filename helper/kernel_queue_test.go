@@ -259,7 +259,7 @@ func flowOf(t *testing.T, table Table, port uint16) conntrack.Flow {
 func (r *queueReader) settle() []queued {
 	var all []queued
 	for {
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(conntracktest.Slow(20 * time.Millisecond))
 		more := r.take()
 		if all = append(all, more...); len(more) == 0 {
 			return all
