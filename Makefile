@@ -21,6 +21,9 @@ SUDO := sudo
 EXEC := -exec 'sudo env "PATH=$(PATH):/usr/sbin:/sbin" $(TESTENV)'
 endif
 
+# What make test runs under Debian's kernel: what no test of the machine's own may be able to show.
+KERNELTESTS := ^TestKernel(Install|Helper|Probe|Queued|RTSP(Streams|Forwarded|Hairpin|SamePort|Lengthened|Loss|PrivateDestination)$$)
+
 TOOL := $(GO) tool -modfile=deploy/tools.mod
 
 .DEFAULT_GOAL := help
@@ -41,6 +44,7 @@ test: build ## install what is missing and run every check and test
 	@deploy/dev/install-deps test
 	@$(MAKE) --no-print-directory lint
 	CGO_ENABLED=$(if $(RACE),1,0) $(TESTENV) $(GO) test $(RACE) -count=1 $(EXEC) ./...
+	@OPTIONAL=1 GO=$(GO) deploy/dev/test-kernel -r '$(KERNELTESTS)' ./helper
 
 test-kernel: build ## run kernel tests under Debian's own kernel, in QEMU (PACKAGES=./conntrack RUN=TestKernelGet)
 	@GO=$(GO) deploy/dev/test-kernel $(if $(V),-v) $(if $(RUN),-r '$(RUN)') $(PACKAGES)
