@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"ctd/clients/ctdclient"
 	"ctd/conntrack"
@@ -103,7 +104,7 @@ max_sessions_per_client = 1
 		want := defaultConfig()
 		c.want(&want)
 		got, wrong := configure(t, c.text, c.flags...)
-		if diff := cmp.Diff(want, got); diff != "" || wrong != nil {
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(helper.Config{})); diff != "" || wrong != nil {
 			t.Errorf("%s: %q (-want +got):\n%s", name, wrong, diff)
 		}
 	}
