@@ -22,7 +22,7 @@ EXEC := -exec 'sudo env "PATH=$(PATH):/usr/sbin:/sbin" $(TESTENV)'
 endif
 
 # What make test runs under Debian's kernel: what no test of the machine's own may be able to show.
-KERNELTESTS := ^TestKernel(Probe|Helper|ScriptNFT|RTSP(OwnHelper|Forwarded|SamePort|Lengthened))$$
+KERNELTESTS := ^TestKernel(Probe|Helper|ScriptNFT|RTSP(OwnHelper|Forwarded|SamePort|Lengthened))$$$$
 
 TOOL := $(GO) tool -modfile=deploy/tools.mod
 

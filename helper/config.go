@@ -80,8 +80,6 @@ type Config struct {
 	MaxSessions, MaxSessionsPerClient int
 
 	Logger *slog.Logger // nil is silent
-
-	ownFirst bool // prefers a helper of our own to the kernel's, for tests of it
 }
 
 // complete puts the defaults where nothing is said.

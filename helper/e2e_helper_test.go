@@ -24,12 +24,19 @@ type running struct {
 // startHelper starts a helper on the router. It ends with the test, or by its stop.
 func startHelper(t *testing.T, n *rtsptest.Network, cfg helper.Config) *running {
 	t.Helper()
+	return startHelperWith(t, n, cfg, helper.Open)
+}
+
+func startHelperWith(t *testing.T, n *rtsptest.Network, cfg helper.Config,
+	open func(context.Context, helper.Config) (*helper.Helper, error),
+) *running {
+	t.Helper()
 	table, err := conntrack.Open(conntrack.Config{NetNS: n.Router.Name()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.Table = table
-	h, err := helper.Open(t.Context(), cfg)
+	h, err := open(t.Context(), cfg)
 	if err != nil {
 		table.Close()
 		t.Fatal(err)

@@ -253,9 +253,7 @@ func TestKernelRTSPOwnHelper(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, v6 bool) {
 		n := rtsptest.NewNetwork(t)
 		n.NoPunching()
-		var cfg helper.Config
-		cfg.PreferOwn()
-		h := startHelper(t, n, cfg)
+		h := startHelperWith(t, n, helper.Config{}, helper.OpenOwn)
 		t.Logf("strategy %s, conntrack with packets: %v", h.Status().Strategy, h.Status().ConntrackQueued)
 		s := rtsptest.StartServer(t, n.Server, serverAt(n, v6), rtsptest.ServerConfig{MediaPort: 7000})
 		c := dial(t, n, n.Client, v6)

@@ -81,12 +81,14 @@ type conn struct {
 
 // Open finds out what the kernel can do, picks up what a predecessor left behind, and begins to read
 // packets. The helper needs CAP_NET_ADMIN.
-func Open(ctx context.Context, cfg Config) (*Helper, error) {
+func Open(ctx context.Context, cfg Config) (*Helper, error) { return open(ctx, cfg) }
+
+func open(ctx context.Context, cfg Config, ways ...probing) (*Helper, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
 	cfg.complete()
-	k, err := probe(ctx, cfg)
+	k, err := probe(ctx, cfg, ways...)
 	if err != nil {
 		return nil, fmt.Errorf("find out what the kernel can do: %w", err)
 	}

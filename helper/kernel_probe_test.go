@@ -172,13 +172,17 @@ func TestKernelProbe(t *testing.T) {
 		want kernel
 	}{
 		{"IPv4 and IPv6", Config{Table: table}, borrowed},
-		{"own, IPv4 and IPv6", Config{Table: table, ownFirst: true}, own},
-		{"own, IPv6", Config{Table: table, ownFirst: true, Families: []conntrack.Family{conntrack.FamilyIPv6}}, own},
-		{"the administrator's rules", Config{Table: table, ownFirst: true, Manual: true}, borrowed},
+		{"own, IPv4 and IPv6", Config{Table: table}, own},
+		{"own, IPv6", Config{Table: table, Families: []conntrack.Family{conntrack.FamilyIPv6}}, own},
+		{"the administrator's rules", Config{Table: table, Manual: true}, borrowed},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			k, err := probe(t.Context(), tt.cfg)
+			ways := []probing{probeBorrowed, probeOwn}
+			if tt.name != "IPv4 and IPv6" {
+				slices.Reverse(ways)
+			}
+			k, err := probe(t.Context(), tt.cfg, ways...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 
 	"ctd/conntrack"
@@ -49,15 +48,14 @@ var functions = []string{"sip", "nat-follow-master"}
 //
 // Where the administrator installs the rules, connections get the helper that Rules prints, which
 // is there before any daemon.
-func probe(ctx context.Context, cfg Config) (kernel, error) {
+func probe(ctx context.Context, cfg Config, ways ...probing) (kernel, error) {
 	cfg.complete()
-	ways := []func(context.Context, Config) (kernel, error){probeBorrowed, probeOwn}
-	if cfg.ownFirst {
-		slices.Reverse(ways)
+	if len(ways) == 0 {
+		ways = []probing{probeBorrowed, probeOwn}
 	}
 	k, err := kernel{}, error(nil)
-	for _, way := range ways {
-		if k, err = way(ctx, cfg); err == nil {
+	for _, try := range ways {
+		if k, err = try(ctx, cfg); err == nil {
 			break
 		}
 	}
@@ -70,6 +68,9 @@ func probe(ctx context.Context, cfg Config) (kernel, error) {
 	}
 	return k, nil
 }
+
+// probing tries one way to have a helper in the kernel.
+type probing func(context.Context, Config) (kernel, error)
 
 // errNotTried stands for a helper of our own where connections don't get it.
 var errNotTried = errors.New("the administrator's rules don't assign it")
