@@ -2,11 +2,12 @@ package helper
 
 import (
 	"context"
-	"ctd/conntrack"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"ctd/conntrack"
 )
 
 // conn is a connection, and which of its directions a tuple is.
