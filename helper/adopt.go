@@ -3,6 +3,7 @@ package helper
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -77,7 +78,7 @@ func (h *Helper) adoptConnection(orig conntrack.Tuple, zone uint16) *connection 
 	if c.flow.State != tcpEstablished { // it has closed meanwhile
 		return nil
 	}
-	delete(h.older, olderKey{orig, zone})
+	delete(h.older, olderKey(&c.flow))
 	c = h.newConnection(c.flow, true)
 	if h.follow(c).connection == nil { // beyond the bounds: it would be out of reach
 		return nil
@@ -99,7 +100,7 @@ func (c *connection) adoptStream(to, translated conntrack.Tuple) *stream {
 	}
 	k := c.portKey(public)
 	a.keys = []portKey{k}
-	c.helper.ports.take(k, addrPort(c.client(), asked))
+	c.helper.ports.take(k, netip.AddrPortFrom(c.client(), asked))
 	c.helper.bear(c.client(), load{streams: 1})
 	s.streams = append(s.streams, st)
 	s.count++

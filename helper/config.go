@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net/netip"
 	"os"
 	"slices"
 
@@ -46,7 +45,6 @@ type Table interface {
 	AddExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error)
 	KillExpects(ctx context.Context, es []conntrack.Expect) []error
 
-	LocalAddrs(ctx context.Context) ([]netip.Addr, error)
 	InNetNS(fn func() error) error
 	NetNS() *os.File
 }

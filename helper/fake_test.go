@@ -157,9 +157,8 @@ func (f *fakeTable) KillExpects(_ context.Context, es []conntrack.Expect) []erro
 	return errs
 }
 
-func (f *fakeTable) LocalAddrs(context.Context) ([]netip.Addr, error) { return nil, nil }
-func (f *fakeTable) InNetNS(func() error) error                       { return unix.EPERM }
-func (f *fakeTable) NetNS() *os.File                                  { return nil }
+func (f *fakeTable) InNetNS(func() error) error { return unix.EPERM }
+func (f *fakeTable) NetNS() *os.File            { return nil }
 
 // udp returns the UDP flows of the table.
 func (f *fakeTable) udp() (flows []conntrack.Flow) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -14,6 +15,17 @@ import (
 type conn struct {
 	*connection
 	dir int
+}
+
+// each gives the connections that are followed, each once.
+func (h *Helper) each() iter.Seq[*connection] {
+	return func(yield func(*connection) bool) {
+		for t, c := range h.conns {
+			if t == c.flow.Orig && !yield(c.connection) {
+				return
+			}
+		}
+	}
 }
 
 // find returns the connection of a segment, which may have begun with it. A connection whose entry
@@ -56,14 +68,14 @@ func (h *Helper) pickUp(seg *segment, t conntrack.Tuple, f conntrack.Flow) conn 
 	// The kernel lets a SYN-ACK by in any state, which the other end doesn't heed. Only in this one it is the
 	// answer, and says where the client begins.
 	answer := seg.flags&(flagSYN|flagACK) == flagSYN|flagACK && f.Reply == t && f.State == tcpSynRecv
-	place := olderKey{f.Orig, f.Zone}
-	if id, older := h.older[place]; !answer && (!older || id != f.ID || f.State != tcpEstablished) {
+	key := olderKey(&f)
+	if !answer && (!h.older[key] || f.State != tcpEstablished) {
 		if len(seg.payload()) > 0 {
 			h.passBy(&f)
 		}
 		return conn{}
 	}
-	delete(h.older, place)
+	delete(h.older, key)
 	c := h.newConnection(f, true)
 	if answer {
 		c.dirs[fromServer].begun = false
@@ -73,10 +85,9 @@ func (h *Helper) pickUp(seg *segment, t conntrack.Tuple, f conntrack.Flow) conn 
 	return h.conns[t]
 }
 
-// olderKey names a connection that is older than the helper.
-type olderKey struct {
-	orig conntrack.Tuple
-	zone uint16
+// olderKey names a connection in Helper.older.
+func olderKey(f *conntrack.Flow) conntrack.Key {
+	return conntrack.Key{Orig: f.Orig, Zone: f.Zone, ID: f.ID}
 }
 
 // maxOlder bounds them.
@@ -96,7 +107,7 @@ func (h *Helper) findOlder(ctx context.Context) error {
 		case err != nil:
 			return err
 		case len(h.older) < maxOlder:
-			h.older[olderKey{f.Orig, f.Zone}] = f.ID
+			h.older[olderKey(&f)] = true
 		}
 	}
 	return nil

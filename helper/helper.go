@@ -58,8 +58,8 @@ type Helper struct {
 	ports    ports
 	counters Counters
 
-	older map[olderKey]uint32  // ids of connections that are older than the helper
-	load  map[netip.Addr]*load // by client
+	older map[conntrack.Key]bool // connections that are older than the helper, by olderKey
+	load  map[netip.Addr]*load   // by client
 	total load
 
 	sought    map[*alternative]*stream // whose flows are sought
@@ -99,7 +99,7 @@ func newHelper(cfg Config, k kernel) *Helper {
 	return &Helper{
 		cfg: cfg, kernel: k, started: time.Now(), busy: newBell(), search: newBell(),
 		conns: make(map[conntrack.Tuple]conn), byFlow: make(map[conntrack.Tuple]*stream), ports: make(ports),
-		clients: make(map[netip.Addr]int), sought: make(map[*alternative]*stream), older: make(map[olderKey]uint32),
+		clients: make(map[netip.Addr]int), sought: make(map[*alternative]*stream), older: make(map[conntrack.Key]bool),
 		load: make(map[netip.Addr]*load), remarks: rate.NewLimiter(remarksRate, remarksBurst),
 		lines: rate.NewLimiter(linesRate, linesBurst),
 	}

@@ -24,7 +24,7 @@ func (e *OtherHelperError) Error() string {
 	if e.PID > 0 {
 		who = fmt.Sprintf("process %d", e.PID)
 	}
-	return who + " is the RTSP helper of this network namespace: it holds the name " + tableName
+	return who + " is the RTSP helper of this network namespace: it holds the name " + TableName
 }
 
 // errNoQueue says that the kernel takes none of the ways to queue packets.
@@ -85,11 +85,11 @@ const claimTries = 3
 // without.
 func claimTable(table Table, logger *slog.Logger) (*claim.Claim, error) {
 	for range claimTries {
-		c, err := claim.Take(table, tableName, 1)
+		c, err := claim.Take(table, TableName, 1)
 		if err != nil || c.Held() {
 			return c, err
 		}
-		holder, held, err := claim.HolderOf(table, tableName)
+		holder, held, err := claim.HolderOf(table, TableName)
 		switch {
 		case err != nil:
 			return nil, err
@@ -97,7 +97,7 @@ func claimTable(table Table, logger *slog.Logger) (*claim.Claim, error) {
 			return nil, &OtherHelperError{PID: holder.PID}
 		case held:
 			logger.Warn("a stranger holds the name by which the RTSP helpers of a network namespace know each other; this one goes on without",
-				"name", "@"+tableName, "holder", holder)
+				"name", "@"+TableName, "holder", holder)
 			return c, nil
 		}
 	}
@@ -107,7 +107,7 @@ func claimTable(table Table, logger *slog.Logger) (*claim.Claim, error) {
 // Clear deletes the rules that a helper left behind whose process was killed, for a process that runs
 // none. It leaves them alone while anybody holds their name.
 func Clear(table Table, logger *slog.Logger) error {
-	c, err := claim.Take(table, tableName, 1)
+	c, err := claim.Take(table, TableName, 1)
 	if err != nil || !c.Held() {
 		return err
 	}
@@ -119,7 +119,7 @@ func Clear(table Table, logger *slog.Logger) error {
 func (i *interception) clear() error {
 	found, err := i.remove(ownFamilies)
 	if len(found) > 0 {
-		i.logger.Info("deleted nftables tables that were left behind", "table", tableName, "families", names(found))
+		i.logger.Info("deleted nftables tables that were left behind", "table", TableName, "families", names(found))
 	}
 	return err
 }
@@ -148,7 +148,7 @@ func (i *interception) choose() error {
 		i.how = f
 		err := i.make()
 		if err == nil {
-			i.logger.Info("installed rules that queue RTSP", "table", tableName, "flavour", f.name, "families", names(i.families()),
+			i.logger.Info("installed rules that queue RTSP", "table", TableName, "flavour", f.name, "families", names(i.families()),
 				"queue", i.rules.queue, "kernel_helper", i.rules.helper)
 			return nil
 		}
@@ -240,7 +240,7 @@ func (i *interception) make() error {
 		}
 	}
 	if err := t.send(i.table); err != nil {
-		return fmt.Errorf("make nftables table %s: %w", tableName, err)
+		return fmt.Errorf("make nftables table %s: %w", TableName, err)
 	}
 	var err error
 	i.whole, err = i.read()
@@ -257,7 +257,7 @@ func (i *interception) remove(families []nftables.TableFamily) (found []nftables
 		case err == nil:
 			found = append(found, family)
 		case !errors.Is(err, unix.ENOENT):
-			errs = append(errs, fmt.Errorf("delete nftables table %s %s: %w", familyNames[family], tableName, err))
+			errs = append(errs, fmt.Errorf("delete nftables table %s %s: %w", familyNames[family], TableName, err))
 		}
 	}
 	return found, errors.Join(errs...)

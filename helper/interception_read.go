@@ -29,7 +29,7 @@ func (i *interception) read() ([]byte, error) {
 		for _, q := range i.rules.queries() {
 			b, err := q.ask(conn, family)
 			if err != nil {
-				return nil, fmt.Errorf("read nftables table %s: %w", tableName, err)
+				return nil, fmt.Errorf("read nftables table %s: %w", TableName, err)
 			}
 			all = append(all, b...)
 		}

@@ -27,7 +27,7 @@ func (t *transaction) add(typ int, flags netlink.HeaderFlags, family nftables.Ta
 
 // tableAttr names the table. It is the first attribute of every message: NFTA_TABLE_NAME,
 // NFTA_CHAIN_TABLE, NFTA_SET_TABLE and so on are one number.
-func tableAttr() netlink.Attribute { return text(unix.NFTA_TABLE_NAME, tableName) }
+func tableAttr() netlink.Attribute { return text(unix.NFTA_TABLE_NAME, TableName) }
 
 func (t *transaction) addTable(family nftables.TableFamily) {
 	t.add(unix.NFT_MSG_NEWTABLE, netlink.Create, family)

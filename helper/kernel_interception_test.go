@@ -84,7 +84,7 @@ func TestKernelInstall(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			i := installed(t, table, rulesOf(tt.cfg, tt.helper))
-			list := ns.Exec("nft", "list", "table", "inet", tableName)
+			list := ns.Exec("nft", "list", "table", "inet", TableName)
 			for _, want := range tt.with {
 				if !strings.Contains(list, want) {
 					t.Errorf("no %q in\n%s", want, list)
@@ -109,7 +109,7 @@ func TestKernelInstall(t *testing.T) {
 			if d := cmp.Diff(before, everything(ns)); d != "" {
 				t.Errorf("rules (-before +after close):\n%s", d)
 			}
-			if err := i.restore(); err != nil || strings.Contains(everything(ns), tableName) {
+			if err := i.restore(); err != nil || strings.Contains(everything(ns), TableName) {
 				t.Errorf("restored after close: %v", err)
 			}
 		})
@@ -143,7 +143,7 @@ func TestKernelFamilies(t *testing.T) {
 			}
 			var tables []string
 			for line := range strings.Lines(ns.Exec("nft", "list", "tables")) {
-				if line = strings.TrimSpace(line); strings.HasSuffix(line, tableName) {
+				if line = strings.TrimSpace(line); strings.HasSuffix(line, TableName) {
 					tables = append(tables, line)
 				}
 			}
@@ -344,7 +344,7 @@ func TestKernelChanged(t *testing.T) {
 	ns := conntracktest.NewNS(t)
 	ns.Conntrack()
 	i := installed(t, tableIn(t, ns), rulesOf(Config{Interfaces: []string{"eth0"}}, "Q.931"))
-	list := ns.Exec("nft", "list", "table", "inet", tableName)
+	list := ns.Exec("nft", "list", "table", "inet", TableName)
 	tests := []struct {
 		name, script string
 		intact       bool
@@ -375,7 +375,7 @@ func TestKernelChanged(t *testing.T) {
 			if ok, err := i.intact(); !ok || err != nil {
 				t.Errorf("intact after restore: %v, %v", ok, err)
 			}
-			if d := cmp.Diff(list, ns.Exec("nft", "list", "table", "inet", tableName)); d != "" {
+			if d := cmp.Diff(list, ns.Exec("nft", "list", "table", "inet", TableName)); d != "" {
 				t.Errorf("rules (-before +restored):\n%s", d)
 			}
 		})

@@ -412,7 +412,7 @@ func TestKernelNotQueued(t *testing.T) {
 			}
 		})
 	}
-	if strings.Contains(everything(tp.Router), tableName) {
+	if strings.Contains(everything(tp.Router), TableName) {
 		t.Error("a table is left")
 	}
 }

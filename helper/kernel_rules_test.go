@@ -59,7 +59,7 @@ func TestKernelScriptNFT(t *testing.T) {
 			table := tableIn(t, ns)
 			before := everything(ns)
 			i := installed(t, table, rulesOf(tt.cfg, borrowedHelper))
-			want := strings.Replace(ns.Exec("nft", "list", "table", "inet", tableName), tableName, manualTable, 1)
+			want := strings.Replace(ns.Exec("nft", "list", "table", "inet", TableName), TableName, manualTable, 1)
 			text, err := Rules(tt.cfg, FormNFT)
 			if err != nil {
 				t.Fatal(err)

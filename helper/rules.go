@@ -16,8 +16,6 @@ import (
 // others that are ours begin with it.
 const TableName = "ctd_rtsp"
 
-const tableName = TableName
-
 // Names of what is in the table.
 const (
 	setPorts      = "ports"

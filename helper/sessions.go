@@ -17,15 +17,12 @@ func (h *Helper) Status() Status {
 		Started: h.started,
 	}
 	if s.Interception != flavourManual {
-		s.TableName = tableName
+		s.TableName = TableName
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.Counters, s.Connections, s.Expects = h.counters, h.followed, h.total.expects
-	for t, c := range h.conns {
-		if t != c.flow.Orig {
-			continue
-		}
+	for c := range h.each() {
 		s.Sessions += len(c.sessions)
 		for _, x := range c.sessions {
 			s.Streams += len(x.streams)
@@ -61,10 +58,7 @@ func (h *Helper) Sessions() []Session {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	list := []Session{}
-	for t, c := range h.conns {
-		if t != c.flow.Orig {
-			continue
-		}
+	for c := range h.each() {
 		for _, s := range c.sessions {
 			list = append(list, s.show())
 		}
@@ -78,8 +72,8 @@ func (h *Helper) Sessions() []Session {
 func (s *session) show() Session {
 	c := s.c
 	shown := Session{
-		Client:  addrPort(c.client(), c.flow.Orig.SrcPort),
-		Server:  addrPort(c.server(), c.flow.Orig.DstPort),
+		Client:  netip.AddrPortFrom(c.client(), c.flow.Orig.SrcPort),
+		Server:  netip.AddrPortFrom(c.server(), c.flow.Orig.DstPort),
 		Control: c.flow.Orig, Zone: c.flow.Zone, ID: s.id, Version: s.version, State: s.state, UserAgent: c.agent,
 		Started: s.started, Adopted: s.adopted,
 	}
@@ -102,5 +96,3 @@ func (st *stream) show() Stream {
 	}
 	return shown
 }
-
-func addrPort(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }

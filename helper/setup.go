@@ -28,7 +28,6 @@ type setup struct {
 // alternative is a transport beside the connection that a client offers.
 type alternative struct {
 	c       *connection
-	index   int        // of the request's alternatives
 	asked   []uint16   // the client's ports
 	style   rtsp.Ports // as client_port writes them, or as it would
 	public  []uint16   // the ports that the server is told
@@ -59,7 +58,7 @@ func (c *connection) plan(m *rtsp.Message, change changer) *setup {
 		if !t.UDP() || len(s.alternatives) >= maxAlternatives {
 			continue
 		}
-		a := c.offer(i, t)
+		a := c.offer(t)
 		if a == nil {
 			continue
 		}
@@ -82,7 +81,7 @@ func (c *connection) plan(m *rtsp.Message, change changer) *setup {
 }
 
 // offer takes the ports of an alternative, or gives nil where they may not be had.
-func (c *connection) offer(index int, t *rtsp.Transport) *alternative {
+func (c *connection) offer(t *rtsp.Transport) *alternative {
 	h := c.helper
 	asked := portsOf(t)
 	if len(asked) == 0 {
@@ -98,7 +97,7 @@ func (c *connection) offer(index int, t *rtsp.Transport) *alternative {
 		h.refuse(c, "a limit of sessions")
 		return nil
 	}
-	a := &alternative{c: c, index: index, asked: asked, public: asked, named: named, style: t.ClientPort, made: time.Now()}
+	a := &alternative{c: c, asked: asked, public: asked, named: named, style: t.ClientPort, made: time.Now()}
 	if a.style.Count() == 0 {
 		a.style = rtsp.Ports{First: asked[0], Last: asked[len(asked)-1]}
 	}

@@ -41,11 +41,11 @@ func (h *Helper) sweep(ctx context.Context) error {
 func (h *Helper) keepRules() {
 	intact, err := h.interception.intact()
 	if err == nil && !intact {
-		h.cfg.Logger.Warn("somebody changed or deleted the RTSP helper's rules; they are made again", "table", tableName)
+		h.cfg.Logger.Warn("somebody changed or deleted the RTSP helper's rules; they are made again", "table", TableName)
 		err = h.interception.restore()
 	}
 	if err != nil {
-		h.cfg.Logger.Warn("the RTSP helper's rules can't be kept", "table", tableName, "error", err)
+		h.cfg.Logger.Warn("the RTSP helper's rules can't be kept", "table", TableName, "error", err)
 	}
 }
 
@@ -55,10 +55,7 @@ const maxSweep = 512
 
 func (h *Helper) sweepConnections(now time.Time) {
 	looked := 0
-	for t, c := range h.conns {
-		if t != c.flow.Orig {
-			continue
-		}
+	for c := range h.each() {
 		for dir := range c.pending {
 			for cseq, q := range c.pending[dir] {
 				if now.Sub(q.at) > replyTime {
@@ -74,11 +71,11 @@ func (h *Helper) sweepConnections(now time.Time) {
 		}
 		switch {
 		case !c.known && idle > unknownIdle:
-			h.forget(c.connection)
+			h.forget(c)
 		case c.known && (idle > idleCheck || h.unwatched && c.streamCount() > 0) && looked < maxSweep:
 			looked++
 			if err := c.lookup(); errors.Is(err, conntrack.ErrNotFound) {
-				h.drop(c.connection, "gone from the table")
+				h.drop(c, "gone from the table")
 			}
 		}
 	}
@@ -167,9 +164,9 @@ func (h *Helper) there(f *conntrack.Flow) bool {
 
 // checkAll looks whether the connections are still there.
 func (h *Helper) checkAll() {
-	for t, c := range h.conns {
-		if t == c.flow.Orig && c.streamCount() > 0 && errors.Is(c.lookup(), conntrack.ErrNotFound) {
-			h.drop(c.connection, "gone from the table")
+	for c := range h.each() {
+		if c.streamCount() > 0 && errors.Is(c.lookup(), conntrack.ErrNotFound) {
+			h.drop(c, "gone from the table")
 		}
 	}
 }

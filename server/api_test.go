@@ -19,13 +19,19 @@ var update = flag.Bool("update", false, "write the generated documents anew")
 
 // TestAPIDocs: docs/api.md is what the registry says. -update writes it.
 func TestAPIDocs(t *testing.T) {
-	const path = "../docs/api.md"
 	var text bytes.Buffer
 	if err := newFixture(t, Config{}).registry.WriteMarkdown(&text, ""); err != nil {
 		t.Fatal(err)
 	}
+	checkGenerated(t, "docs/api.md", text.Bytes())
+}
+
+// checkGenerated compares a document with what it is generated from, or writes it with -update.
+func checkGenerated(t *testing.T, name string, want []byte) {
+	t.Helper()
+	path := "../" + name
 	if *update {
-		if err := os.WriteFile(path, text.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(path, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -33,8 +39,8 @@ func TestAPIDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(text.String(), string(got)); diff != "" {
-		t.Errorf("docs/api.md is out of date: make docs (-want +got):\n%s", diff)
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s is out of date: make docs (-want +got):\n%s", name, diff)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -75,23 +74,11 @@ func writeConfigDoc(w io.Writer) error {
 
 // TestConfigDocs: docs/configuration.md is what the list of settings says. -update writes it.
 func TestConfigDocs(t *testing.T) {
-	const path = "../docs/configuration.md"
 	var text bytes.Buffer
 	if err := writeConfigDoc(&text); err != nil {
 		t.Fatal(err)
 	}
-	if *update {
-		if err := os.WriteFile(path, text.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(text.String(), string(got)); diff != "" {
-		t.Errorf("docs/configuration.md is out of date: make docs (-want +got):\n%s", diff)
-	}
+	checkGenerated(t, "docs/configuration.md", text.Bytes())
 }
 
 // TestSettingsDescribed: each setting has a description, and the flag that it names sets it.
