@@ -22,7 +22,7 @@ var directions = map[string][]string{
 	".": {"server", "clients/cli"},
 
 	// The daemon. It opens the table; everything else reaches the table through rpc and helper.
-	"server/...": {"server/...", "rpc", "rpc/wire", "helper/...", "auth", "conntrack", "conntrack/cut"},
+	"server/...": {"server/...", "rpc", "rpc/wire", "helper/...", "auth", "auth/audit", "conntrack", "conntrack/cut"},
 	"rpc":        {"rpc/wire", "conntrack", "conntrack/cut"},
 	"helper":     {"helper/rtsp", "conntrack", "conntrack/claim"},
 
@@ -36,6 +36,7 @@ var directions = map[string][]string{
 	"conntrack/claim": {},
 	"rpc/wire":        {},
 	"auth":            {},
+	"auth/audit":      {},
 	"helper/rtsp":     {},
 
 	// What only tests and developers use.

@@ -29,7 +29,7 @@ func TestMay(t *testing.T) {
 		{"king", "viewer", false},
 	}
 	for _, tt := range tests {
-		if got := NewPrincipal("x", tt.has, ViaToken).May(tt.need); got != tt.want {
+		if got := NewPrincipal(Identity{Role: tt.has}).May(tt.need); got != tt.want {
 			t.Errorf("%q may %q: %v, want %v", tt.has, tt.need, got, tt.want)
 		}
 	}
@@ -37,8 +37,8 @@ func TestMay(t *testing.T) {
 
 func TestTokenVerify(t *testing.T) {
 	secret := NewToken()
-	admin := NewPrincipal("admin", Admin, ViaToken)
-	v := NewTokenVerifier(secret, admin)
+	admin := NewPrincipal(Identity{Role: Admin})
+	v := newOwnToken(secret, admin)
 	for name, tt := range map[string]struct {
 		secret string
 		want   *Principal
@@ -50,7 +50,7 @@ func TestTokenVerify(t *testing.T) {
 		"lower case":  {strings.ToLower(secret), nil},
 		"another one": {NewToken(), nil},
 	} {
-		if got := v.Verify(tt.secret); got != tt.want {
+		if got := v.verify(tt.secret); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}

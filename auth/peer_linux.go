@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Peer returns the process at the other end of a Unix socket as it was when it connected
+// peer returns the process at the other end of a Unix socket as it was when it connected
 // (SO_PEERCRED, unix(7)): root and the daemon's own user are admins, anybody else is nobody: nil.
-func Peer(c *net.UnixConn) (*Principal, error) {
+func peer(c *net.UnixConn) (*Principal, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("get peer credentials: %w", err)
@@ -32,12 +32,12 @@ func Peer(c *net.UnixConn) (*Principal, error) {
 	return peerPrincipal(cred.Uid, uint32(os.Geteuid())), nil
 }
 
-// peerPrincipal is the rule of Peer.
+// peerPrincipal is the rule of peer.
 func peerPrincipal(uid, own uint32) *Principal {
 	if uid != 0 && uid != own {
 		return nil
 	}
-	return NewPrincipal(userName(uid), Admin, ViaUnix)
+	return NewPrincipal(Identity{Name: userName(uid), Role: Admin, Via: ViaUnix})
 }
 
 func userName(uid uint32) string {

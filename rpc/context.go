@@ -3,8 +3,10 @@ package rpc
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -19,8 +21,23 @@ type Principal interface {
 	Role() string
 	// May tells whether the caller has a role or one that includes it.
 	May(role string) bool
-	// Via says how the caller was recognised: unix, token, session.
+	// Via says how the caller was recognised, as wire.WhoamiResult names it.
 	Via() string
+	// Credential names the credential that was shown, e.g. a token's name; it is no secret.
+	Credential() string
+	// Networks are those whose flows the caller sees and changes; none is everywhere.
+	Networks() []netip.Prefix
+	// Expires is when the credential ends; zero is never.
+	Expires() time.Time
+	// Valid tells whether the credential would still be accepted. Sessions ask at each use.
+	Valid() bool
+	// TakeCall takes a call from the caller's budget. Where there is none left it returns how long
+	// until there is.
+	TakeCall() (wait time.Duration)
+	// TakeKills takes n changed flows from the caller's budget. Where there is no room for that many,
+	// nothing is taken, and it returns for how many there is room now, and how long until there is for n;
+	// 0 is never.
+	TakeKills(n int) (ok bool, room int, wait time.Duration)
 }
 
 // Protocol is one of the two ways to call a method.

@@ -261,7 +261,7 @@ func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
 	defer s.done()
 	var keys []conntrack.Key
 	var failures []error
-	me := selfOf(callerFrom(ctx))
+	me := selfOf(CallerFrom(ctx))
 	me.guess = false // a page comes by no SSH session
 	for _, id := range ids {
 		f, err := p.find(ctx, s, id)

@@ -7,9 +7,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +24,13 @@ type caller struct{ role string }
 func (c caller) Name() string { return "tester" }
 func (c caller) Role() string { return c.role }
 func (c caller) Via() string  { return "test" }
+
+func (c caller) Credential() string                       { return "" }
+func (c caller) Networks() []netip.Prefix                 { return nil }
+func (c caller) Expires() time.Time                       { return time.Time{} }
+func (c caller) Valid() bool                              { return true }
+func (c caller) TakeCall() time.Duration                  { return 0 }
+func (c caller) TakeKills(int) (bool, int, time.Duration) { return true, 0, 0 }
 func (c caller) May(role string) bool {
 	ranks := []string{wire.RoleAny, wire.RoleViewer, wire.RoleOperator, wire.RoleAdmin}
 	rank := func(role string) int {

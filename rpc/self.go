@@ -27,8 +27,8 @@ func WithCaller(ctx context.Context, c Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-// callerFrom returns where a call comes from; the zero Caller where that isn't known.
-func callerFrom(ctx context.Context) Caller {
+// CallerFrom returns where a call comes from; the zero Caller where that isn't known.
+func CallerFrom(ctx context.Context) Caller {
 	c, _ := ctx.Value(callerKey{}).(Caller)
 	return c
 }
@@ -58,7 +58,7 @@ type self struct {
 
 // newSelf returns what is the caller's own; nil where that is not to be spared.
 func newSelf(ctx context.Context, s wire.Sparing) (*self, error) {
-	me := selfOf(callerFrom(ctx))
+	me := selfOf(CallerFrom(ctx))
 	if s.SSHConnection != "" {
 		client, server, err := wire.ParseSSHConnection(s.SSHConnection)
 		if err != nil {

@@ -24,10 +24,24 @@ func (s *Service) registerServer(r *Registry) {
 	Register(r, Method{
 		Name: "server.whoami", Role: wire.RoleViewer, Result: wire.WhoamiResult{},
 		Summary: "Returns who the caller is.",
-	}, func(ctx context.Context, _ *wire.Empty) (any, error) {
-		p := PrincipalFrom(ctx)
-		return wire.WhoamiResult{Name: p.Name(), Role: p.Role(), Via: p.Via()}, nil
-	})
+	}, s.whoami)
+	Register(r, Method{
+		Name: "server.audit", Role: wire.RoleAdmin, Result: wire.AuditResult{},
+		Summary: "Returns what callers changed and what they were refused.",
+		Example: `{"kind": "refusal", "limit": 20}`,
+	}, func(ctx context.Context, p *wire.AuditParams) (any, error) { return s.Audit(ctx, *p) })
+}
+
+func (s *Service) whoami(ctx context.Context, _ *wire.Empty) (any, error) {
+	p := PrincipalFrom(ctx)
+	result := wire.WhoamiResult{Name: p.Name(), Role: p.Role(), Via: p.Via(), Credential: p.Credential()}
+	for _, n := range p.Networks() {
+		result.Networks = append(result.Networks, n.String())
+	}
+	if at := p.Expires(); !at.IsZero() {
+		result.Expires = &at
+	}
+	return result, nil
 }
 
 func (s *Service) stats(ctx context.Context, p *wire.StatsParams) (any, error) {

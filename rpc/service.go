@@ -63,6 +63,13 @@ type Service struct {
 	Info   func(ctx context.Context) (wire.InfoResult, error)
 	Doctor func(ctx context.Context) (wire.DoctorResult, error)
 
+	// Auditor records changes and refusals, and Audit answers server.audit.
+	Auditor Auditor
+	Audit   Audit
+
+	// Scope says by which addresses a flow is inside a caller's networks: either, orig or reply.
+	Scope string
+
 	// HelperStatus, HelperSessions and HelperRules answer helper.*, HelperRules for a form that the
 	// contract has.
 	HelperStatus   func(ctx context.Context) (wire.HelperStatusResult, error)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"ctd/auth"
+	"ctd/auth/audit"
 	"ctd/conntrack"
 	"ctd/helper"
 	"ctd/rpc"
@@ -21,19 +23,47 @@ const (
 // maxSocketPath is what struct sockaddr_un (unix(7)) leaves beside the terminating NUL.
 const maxSocketPath = 107
 
-// Config says how the daemon runs.
+// Config says how the daemon runs. A reload changes what policy says; the rest needs a restart.
 type Config struct {
-	Listen   []string // TCP addresses, host:port
-	Insecure bool     // listen beyond loopback although nothing is encrypted
-	Socket   string   // path of the Unix socket
-	NetNS    string   // namespace whose table is managed, by name or path; empty for the daemon's own
-	MaxBody  int64    // bytes of a request's body; rpc.DefaultMaxBody where 0
-	Pyctd    rpc.PyctdConfig
-	RTSP     RTSPConfig
+	// Listen are TCP addresses, host:port, with http:// or https:// before it; without that it is https
+	// where TLS has a certificate.
+	Listen   []string
+	Insecure bool   // listen beyond loopback although nothing is encrypted
+	Socket   string // path of the Unix socket
+	NetNS    string // namespace whose table is managed, by name or path; empty for the daemon's own
+	StateDir string // folder of what outlives the daemon: users, tokens, audit; empty: none
+	RunAs    string // user to become once all is open; empty: stay
 	Version  string
+
+	TLS     TLSConfig
+	MaxBody int64 // bytes of a request's body; rpc.DefaultMaxBody where 0
+	Pyctd   rpc.PyctdConfig
+	RTSP    RTSPConfig
+
+	Auth    auth.Config
+	Scope   string // addresses by which a flow is inside a caller's networks: either, orig or reply; either where empty
+	Limits  Limits
+	Audit   audit.Config
+	Hosts   []string // names by which the daemon is called, beside addresses and localhost
+	Origins []string // web sites, as https://host[:port], whose pages may call; none: only the daemon's own
 
 	LogFormat string // text or json; text where empty
 	LogLevel  string // debug, info, warn or error; info where empty
+}
+
+// TLSConfig names the files of TLS, in PEM. They are read again when they change.
+type TLSConfig struct {
+	Cert, Key string // the server's certificate with its chain, and its key; empty: no TLS
+	ClientCA  string // authorities of client certificates; empty: none are asked for
+}
+
+// Limits bound how much callers ask for; 0 is no bound.
+type Limits struct {
+	Calls int // calls a minute, of a principal that has no rate of its own
+	Kills int // flows killed or changed a minute, of a principal that has no number of its own
+
+	Requests          int // requests at a time, of all callers; defaultRequests where 0
+	RequestsPerCaller int // of one; defaultRequestsPerCaller where 0
 }
 
 // RTSPConfig says whether and how the RTSP helper works.

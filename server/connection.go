@@ -4,8 +4,6 @@ import (
 	"context"
 	"net"
 	"sync"
-
-	"ctd/auth"
 )
 
 // maxConnections is how many connections a listener holds at a time. Others wait in the kernel's
@@ -52,21 +50,10 @@ func (l *limitListener) Close() error { return l.close() }
 type connection struct {
 	net.Conn
 	release func()
-	// peer returns who is at the other end of a Unix socket, which stays the same as long as
-	// the connection; nil for anybody of no rights, and over TCP.
-	peer func() (*auth.Principal, error)
 }
 
 func newConnection(c net.Conn, release func()) *connection {
-	return &connection{
-		Conn: c, release: sync.OnceFunc(release),
-		peer: sync.OnceValues(func() (*auth.Principal, error) {
-			if u, ok := c.(*net.UnixConn); ok {
-				return auth.Peer(u)
-			}
-			return nil, nil
-		}),
-	}
+	return &connection{Conn: c, release: sync.OnceFunc(release)}
 }
 
 // Close is net.Conn's.
@@ -85,7 +72,11 @@ func withConnection(ctx context.Context, c net.Conn) context.Context {
 }
 
 // unixConnection returns the connection of a request if it came over a Unix socket.
-func unixConnection(ctx context.Context) (*connection, bool) {
+func unixConnection(ctx context.Context) (*net.UnixConn, bool) {
 	c, ok := ctx.Value(connectionKey{}).(*connection)
-	return c, ok && c.LocalAddr().Network() == "unix"
+	if !ok {
+		return nil, false
+	}
+	u, ok := c.Conn.(*net.UnixConn)
+	return u, ok
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -126,37 +125,5 @@ func TestMaxConnections(t *testing.T) {
 	strangers[0].Close()
 	if err := ask(next, 10*time.Second); err != nil {
 		t.Errorf("connection %d after one ended: %v", maxConnections+1, err)
-	}
-}
-
-// TestPeerOnce: who is at the other end of a Unix socket is found out once a connection.
-func TestPeerOnce(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ctd.sock")
-	l, err := listenUnix(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	limited := newLimitListener(l, 1)
-	defer limited.Close()
-	client, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	accepted, err := limited.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, ok := unixConnection(withConnection(t.Context(), accepted))
-	if !ok {
-		t.Fatal("not recognised as of a Unix socket")
-	}
-	p, err := conn.peer()
-	if err != nil || p == nil {
-		t.Fatalf("%v, %v", p, err)
-	}
-	accepted.Close() // nothing can be asked of the socket now
-	if again, err := conn.peer(); again != p || err != nil {
-		t.Errorf("the second time: %v, %v; want the same as the first", again, err)
 	}
 }

@@ -100,7 +100,7 @@ func kernelServer(t testing.TB, netns string) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { table.Close() })
-	return New(Config{NetNS: netns, Socket: "ctd.sock"}, table, nil, secret, nil)
+	return newServer(t, Config{NetNS: netns, Socket: "ctd.sock"}, table, nil)
 }
 
 // TestDoctorMends: each command that the doctor gives, run by sh as it is, mends what it found.

@@ -36,7 +36,7 @@ func TestKernelSparesCaller(t *testing.T) {
 		t.Cleanup(func() { _ = l.Close() })
 		return l
 	}
-	s := New(Config{}, table, nil, secret, nil)
+	s := newServer(t, Config{}, table, nil)
 	h := &http.Server{Handler: s.Handler(), ConnContext: withConnection, ReadHeaderTimeout: time.Second}
 	t.Cleanup(func() { _ = h.Close() })
 	l := listen("[::]:8420")

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"ctd/auth"
 	"ctd/rpc"
 	"ctd/rpc/wire"
 )
@@ -167,55 +166,4 @@ func (s *Server) forViewers(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		}
 	})
-}
-
-// recognise returns who sent a request: by the Unix socket's peer or by the token, as
-// Authorization: Bearer, or as the password of Basic with any user. nil is nobody.
-func (s *Server) recognise(r *http.Request) (*auth.Principal, *wire.Error) {
-	secret, given := credentials(r)
-	if given {
-		if p := s.token.Verify(secret); p != nil {
-			return p, nil
-		}
-		return nil, &wire.Error{
-			Code: wire.Unauthenticated, Message: "the token is not right",
-			Hint: "it is made anew at each start of the daemon: read it again from the file named token beside the daemon's socket",
-		}
-	}
-	c, ok := unixConnection(r.Context())
-	if !ok {
-		return nil, nil
-	}
-	p, err := c.peer()
-	if err != nil {
-		s.logger.ErrorContext(r.Context(), "peer not known", "error", err)
-	}
-	return p, nil
-}
-
-// credentials returns the secret in a request's Authorization header, and whether there is such
-// a header at all.
-func credentials(r *http.Request) (secret string, given bool) {
-	header := r.Header.Get("Authorization")
-	if header == "" {
-		return "", false
-	}
-	if _, password, ok := r.BasicAuth(); ok {
-		return password, true
-	}
-	if scheme, token, ok := strings.Cut(header, " "); ok && strings.EqualFold(scheme, "Bearer") {
-		return strings.TrimSpace(token), true
-	}
-	return "", true
-}
-
-// login recognises a user of pyctd's login: the token is the password of any name.
-func (s *Server) login(_ context.Context, _, password string) (rpc.Principal, error) {
-	if p := s.token.Verify(password); p != nil {
-		return p, nil // whatever name was given: nothing vouches for it
-	}
-	return nil, &wire.Error{
-		Code: wire.Unauthenticated, Message: "user or password is not right",
-		Hint: "the password is the token in the file beside the daemon's socket",
-	}
 }

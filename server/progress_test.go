@@ -68,7 +68,7 @@ func TestProgress(t *testing.T) {
 	const flows = 9000 // in five chunks
 	f.fake.many = flows
 	table := &slowTable{f.fake, 150 * time.Millisecond}
-	f.Server = New(Config{Version: "1.2.3"}, table, nil, secret, f.logger)
+	f.Server = newServer(t, Config{Version: "1.2.3"}, table, f.logger)
 	f.timing.writeStall = 200 * time.Millisecond // shorter than the call: each interim answer has its own
 	s := httptest.NewServer(f.Handler())
 	defer s.Close()
@@ -127,7 +127,7 @@ func TestProgress(t *testing.T) {
 func TestProgressHTTP10(t *testing.T) {
 	f := newFixture(t, Config{})
 	f.fake.many = 5000
-	f.Server = New(Config{Version: "1.2.3"}, &slowTable{f.fake, 150 * time.Millisecond}, nil, secret, f.logger)
+	f.Server = newServer(t, Config{Version: "1.2.3"}, &slowTable{f.fake, 150 * time.Millisecond}, f.logger)
 	for proto, want := range map[string]bool{"HTTP/1.0": false, "HTTP/1.1": true} {
 		r := httptest.NewRequest(http.MethodPost, "/rpc", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"conntrack.kill","params":{"all":true,"max":9000}}`))
 		r.Proto = proto
@@ -171,7 +171,7 @@ func (t leavingTable) Kill(ctx context.Context, keys []conntrack.Key) []error {
 func TestInterruptedLog(t *testing.T) {
 	f := newFixture(t, Config{})
 	f.fake.many = 9000
-	f.Server = New(Config{}, leavingTable{&slowTable{f.fake, 200 * time.Millisecond}}, nil, secret, f.logger)
+	f.Server = newServer(t, Config{}, leavingTable{&slowTable{f.fake, 200 * time.Millisecond}}, f.logger)
 	s := httptest.NewServer(f.Handler())
 	defer s.Close()
 	ctx, leave := context.WithTimeout(t.Context(), 500*time.Millisecond)

@@ -63,7 +63,8 @@ type Server struct {
 	table    Table
 	cutter   rpc.Cutter // nil where connections can't be cut
 	helper   *rtspHelper
-	token    *auth.Token
+	secret   string // the daemon's own token
+	policy   atomic.Pointer[policy]
 	registry *rpc.Registry
 	logger   *slog.Logger
 	started  time.Time
@@ -74,23 +75,29 @@ type Server struct {
 
 // New returns a server for a table. cutter ends connections; nil can't. secret is the token that
 // recognises an admin.
-func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog.Logger) *Server {
+func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog.Logger) (*Server, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
 		cfg: cfg, timing: defaultTiming(), table: table, cutter: cutter, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
-		token:  auth.NewTokenVerifier(secret, auth.NewPrincipal("token", auth.Admin, auth.ViaToken)),
+		secret: secret,
 		helper: newRTSPHelper(cfg.RTSP, logger), ended: make(chan struct{}),
 	}
+	p, wrong := s.newPolicy(cfg, nil)
+	if len(wrong) > 0 {
+		return nil, errors.Join(wrong...)
+	}
+	s.policy.Store(p)
 	s.end = sync.OnceFunc(func() { close(s.ended) })
 	service := &rpc.Service{
 		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd, Stopping: s.ended,
+		Scope: cfg.Scope, Audit: s.audit,
 		HelperStatus: s.helperStatus, HelperSessions: s.helperSessions, HelperRules: s.helperRules,
 	}
 	service.Register(s.registry)
 	rpc.RegisterSystem(s.registry, cfg.Version)
-	return s
+	return s, nil
 }
 
 // Handler returns all that is reached over HTTP.
@@ -140,7 +147,11 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	}()
 	cutter, closeCutter := openCutter(table, logger)
 	defer closeCutter()
-	s := New(cfg, table, cutter, secret, logger)
+	s, err := New(cfg, table, cutter, secret, logger)
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
 	s.openHelper(ctx, table)
 	defer s.helper.close() // where serve didn't come to it
 	s.announce(stdout, listeners)

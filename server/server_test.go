@@ -116,7 +116,7 @@ func newFixture(t testing.TB, cfg Config, flows ...conntrack.Flow) *fixture {
 	if cfg.Socket == "" {
 		cfg.Socket = filepath.Join(f.dir, "ctd.sock")
 	}
-	f.Server = New(cfg, f.fake, nil, secret, slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	f.Server = newServer(t, cfg, f.fake, slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	return f
 }
 
@@ -405,4 +405,14 @@ func TestWriteStall(t *testing.T) {
 	if took := time.Since(began); took < f.timing.writeStall {
 		t.Errorf("it took %v: too fast to show anything", took)
 	}
+}
+
+// newServer returns a server that cuts nothing and knows secret.
+func newServer(t testing.TB, cfg Config, table Table, logger *slog.Logger) *Server {
+	t.Helper()
+	s, err := New(cfg, table, nil, secret, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

@@ -117,7 +117,11 @@ type person struct {
 func newPerson(t *testing.T, flows int) *person {
 	t.Helper()
 	p := &person{terminal: newTerminal(t), env: map[string]string{"CTD_TOKEN": "secret", "NO_COLOR": "1"}}
-	handler := server.New(server.Config{Version: "1.2.3"}, memory{conntracktest.NewFake()}, nil, "secret", nil).Handler()
+	srv, err := server.New(server.Config{Version: "1.2.3"}, memory{conntracktest.NewFake()}, nil, "secret", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := srv.Handler()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		var call struct {
@@ -138,7 +142,6 @@ func newPerson(t *testing.T, flows int) *person {
 	}))
 	t.Cleanup(s.Close)
 	p.url = s.URL
-	var err error
 	if p.client, err = ctdclient.New(ctdclient.Config{Server: s.URL, Token: "secret"}); err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,10 @@ type DoctorResult struct {
 
 // WhoamiResult is the result of server.whoami.
 type WhoamiResult struct {
-	Name string `json:"name" doc:"the caller's name"`
-	Role Role   `json:"role" doc:"viewer, operator or admin"`
-	Via  string `json:"via" doc:"how the caller was recognised" enum:"unix,token,session"`
+	Name       string     `json:"name" doc:"the caller's name"`
+	Role       Role       `json:"role" doc:"viewer, operator or admin"`
+	Via        string     `json:"via" doc:"how the caller was recognised" enum:"unix,token,password,certificate,oidc,proxy"`
+	Credential string     `json:"credential,omitempty" doc:"which credential, where the name doesn't say it, e.g. a certificate's subject"`
+	Networks   []string   `json:"networks,omitempty" doc:"networks to which the caller is bound: only flows with an address inside are seen and changed"`
+	Expires    *time.Time `json:"expires,omitempty" doc:"when the credential ends"`
 }

@@ -95,20 +95,20 @@ func LockToken(path string) (unlock func(), err error) {
 	}
 }
 
-// Token recognises whoever knows one secret.
-type Token struct {
+// ownToken recognises whoever knows the daemon's own secret.
+type ownToken struct {
 	hash      [sha256.Size]byte
 	principal *Principal
 }
 
-// NewTokenVerifier returns a verifier that knows principal by a secret.
-func NewTokenVerifier(secret string, principal *Principal) *Token {
-	return &Token{hash: sha256.Sum256([]byte(secret)), principal: principal}
+// newOwnToken returns what knows principal by a secret.
+func newOwnToken(secret string, principal *Principal) *ownToken {
+	return &ownToken{hash: sha256.Sum256([]byte(secret)), principal: principal}
 }
 
-// Verify returns the principal whose secret this is, or nil. It takes as long for a secret that
+// verify returns the principal whose secret this is, or nil. It takes as long for a secret that
 // is nearly right as for any other.
-func (t *Token) Verify(secret string) *Principal {
+func (t *ownToken) verify(secret string) *Principal {
 	hash := sha256.Sum256([]byte(secret))
 	if subtle.ConstantTimeCompare(hash[:], t.hash[:]) != 1 {
 		return nil
