@@ -26,6 +26,7 @@ type listConfig struct {
 	source  Source
 	zero    bool
 	scanned *int
+	within  Filter
 }
 
 // From lists another table than Main.
@@ -39,6 +40,10 @@ func Zeroing() ListOption { return func(c *listConfig) { c.zero = true } }
 // CountScanned adds to *n the number of entries that the kernel sent, which are more than those
 // that match where the kernel can't decide the filter by itself.
 func CountScanned(n *int) ListOption { return func(c *listConfig) { c.scanned = n } }
+
+// Within leaves out what a filter doesn't mean as if it weren't there: it is neither counted as scanned
+// nor zeroed.
+func Within(f Filter) ListOption { return func(c *listConfig) { c.within = f } }
 
 // Flows dumps the table. The sequence ends with an error where the dump did: then what came
 // before is no whole list. Memory doesn't grow with the table. Cancelling ctx ends the dump with
@@ -65,13 +70,14 @@ func (t *Table) Flows(ctx context.Context, f Filter, opts ...ListOption) iter.Se
 
 // list gives each flow that matches to fn, which must not keep the pointer.
 func (t *Table) list(ctx context.Context, f Filter, cfg listConfig, fn func(fl *Flow) bool) error {
-	if cfg.zero && !f.IsZero() {
+	if cfg.zero && !(f.IsZero() && cfg.within.IsZero()) {
 		return t.listZeroing(ctx, f, cfg, fn)
 	}
 	var (
 		dec      decoder
 		fl       Flow
 		received int
+		scanned  int
 		stopped  bool
 	)
 	each := func(_ *message, data []byte) (bool, error) {
@@ -79,6 +85,10 @@ func (t *Table) list(ctx context.Context, f Filter, cfg listConfig, fn func(fl *
 		if err := dec.decodeFlow(&fl, data); err != nil {
 			return false, err
 		}
+		if !cfg.within.Match(&fl) {
+			return true, nil
+		}
+		scanned++
 		stopped = f.Match(&fl) && !fn(&fl)
 		return !stopped, nil
 	}
@@ -94,11 +104,11 @@ func (t *Table) list(ctx context.Context, f Filter, cfg listConfig, fn func(fl *
 			err = t.dump(ctx, cfg.messageType(), family, plain.append, each)
 		}
 		if err != nil || stopped {
-			cfg.addScanned(received)
+			cfg.addScanned(scanned)
 			return err
 		}
 	}
-	cfg.addScanned(received)
+	cfg.addScanned(scanned)
 	if hashBuckets() != buckets {
 		return ErrInterrupted
 	}
@@ -164,15 +174,19 @@ func (p *pushdown) families() []Family {
 	return []Family{p.family}
 }
 
-// Count returns how many flows match. Without a filter it is the kernel's own counter, which
-// holds flows that aren't confirmed yet or are dying as well; else it is a dump.
-func (t *Table) Count(ctx context.Context, f Filter) (int, error) {
-	if f.IsZero() {
+// Count returns how many flows match. Without a filter, and without Within, it is the kernel's own
+// counter, which holds flows that aren't confirmed yet or are dying as well; else it is a dump.
+func (t *Table) Count(ctx context.Context, f Filter, opts ...ListOption) (int, error) {
+	var cfg listConfig
+	for _, opt := range opts {
+		opt(&cfg)
+	}
+	if f.IsZero() && cfg.within.IsZero() {
 		s, err := t.Stats(ctx)
 		return int(s.Entries), err
 	}
 	n := 0
-	err := t.list(ctx, f, listConfig{}, func(*Flow) bool { n++; return true })
+	err := t.list(ctx, f, cfg, func(*Flow) bool { n++; return true })
 	if err != nil {
 		return 0, opError("count flows", err)
 	}

@@ -5,6 +5,7 @@ type ListOptions struct {
 	Source  Source
 	Zeroing bool
 	Scanned *int // nil where nobody wants to know
+	Within  Filter
 }
 
 // ResolveListOptions returns what options ask for.
@@ -13,5 +14,5 @@ func ResolveListOptions(opts ...ListOption) ListOptions {
 	for _, opt := range opts {
 		opt(&cfg)
 	}
-	return ListOptions{Source: cfg.source, Zeroing: cfg.zero, Scanned: cfg.scanned}
+	return ListOptions{Source: cfg.source, Zeroing: cfg.zero, Scanned: cfg.scanned, Within: cfg.within}
 }

@@ -27,12 +27,12 @@ func (s *Service) registerBlocks(r *Registry) {
 // blockFields are the filter's fields that mean something for a block.
 var blockFields = map[string]bool{"family": true, "src": true, "dst": true, "addr": true, "net": true, "zone": true}
 
-func (s *Service) blocks(_ context.Context, p *wire.BlocksParams) (any, error) {
+func (s *Service) blocks(ctx context.Context, p *wire.BlocksParams) (any, error) {
 	filter, err := readFilterOf(p.Filter, "a block", blockFields)
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.findBlocks(filter)
+	found, _, err := s.findBlocks(ctx, filter)
 	return wire.BlocksResult{Blocks: blocksResult(found)}, err
 }
 
@@ -48,13 +48,16 @@ func (s *Service) unblock(ctx context.Context, p *wire.UnblockParams) (any, erro
 			Hint: `give a filter such as {"addr": "10.0.0.7"}, or all: true`,
 		}
 	}
-	found, err := s.findBlocks(filter)
+	found, cutter, err := s.findBlocks(ctx, filter)
 	if err != nil {
 		return nil, err
 	}
 	result := wire.UnblockResult{Matched: len(found)}
-	if !p.DryRun {
-		if found, err = s.Cutter.Unblock(found); err != nil {
+	if !p.DryRun && len(found) > 0 {
+		if err := changeFrom(ctx).begin(ctx, len(found), blockTexts(found)...); err != nil {
+			return nil, err
+		}
+		if found, err = cutter.Unblock(found); err != nil {
 			return nil, err
 		}
 		result.Unblocked, result.Changed = len(found), len(found) > 0
@@ -63,21 +66,34 @@ func (s *Service) unblock(ctx context.Context, p *wire.UnblockParams) (any, erro
 	return result, nil
 }
 
-// findBlocks returns the blocks that a filter means, those that end first in front.
-func (s *Service) findBlocks(filter conntrack.Filter) ([]cut.Block, error) {
-	if s.Cutter == nil {
-		return nil, errNoCutter()
+func blockTexts(blocks []cut.Block) []string {
+	texts := make([]string, min(len(blocks), maxRecordedFlows))
+	for i := range texts {
+		texts[i] = blocks[i].Src.String() + " - " + blocks[i].Dst.String()
 	}
-	all, err := s.Cutter.Blocks()
+	return texts
+}
+
+// findBlocks returns the blocks that a filter means, those that end first in front, and what lifts them.
+func (s *Service) findBlocks(ctx context.Context, filter conntrack.Filter) ([]cut.Block, Cutter, error) {
+	table, err := s.table(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	cutter := s.cutter(table)
+	if cutter == nil {
+		return nil, nil, errNoCutter()
+	}
+	all, err := cutter.Blocks()
+	if err != nil {
+		return nil, nil, err
 	}
 	all = slices.DeleteFunc(all, func(b cut.Block) bool {
 		t := conntrack.Tuple{Src: b.Src, Dst: b.Dst}
 		return !filter.Match(&conntrack.Flow{Orig: t, Reply: t.Inverse(), Zone: b.Zone})
 	})
 	slices.SortFunc(all, func(a, b cut.Block) int { return cmp.Compare(a.Left, b.Left) })
-	return all, nil
+	return all, cutter, nil
 }
 
 func blocksResult(blocks []cut.Block) []wire.Block {

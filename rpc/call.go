@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"time"
 
 	"ctd/rpc/wire"
 )
@@ -19,13 +20,17 @@ func (r *Registry) Call(ctx context.Context, name string, p Params) (result any,
 	log := CallLogFrom(ctx)
 	log.call(name)
 	log.principal(PrincipalFrom(ctx))
+	ctx, change := r.withChange(ctx, name, p)
 	defer func() {
 		if v := recover(); v != nil {
 			err = panicError(v)
 		}
+		var failed *wire.Error
 		if err != nil {
-			result, err = nil, outcome(ctx, name, err)
+			failed = outcome(ctx, name, err)
+			result, err = nil, failed
 		}
+		change.end(ctx, result, failed)
 	}()
 	m, err := r.allowed(ctx, name)
 	if err != nil {
@@ -34,11 +39,28 @@ func (r *Registry) Call(ctx context.Context, name string, p Params) (result any,
 	if err := ctx.Err(); err != nil {
 		return nil, err // a call of a batch whose caller has gone
 	}
+	if m.Role != wire.RoleSession { // which knows its caller itself
+		if err := takeCall(PrincipalFrom(ctx)); err != nil {
+			return nil, err
+		}
+	}
 	result, err = m.call(ctx, p)
-	if err == nil {
+	if err == nil && change.open {
 		log.changed(result)
 	}
 	return result, err
+}
+
+// takeCall takes a call from the caller's budget.
+func takeCall(p Principal) error {
+	wait := p.TakeCall()
+	if wait == 0 {
+		return nil
+	}
+	return &wire.Error{
+		Code: wire.RateLimited, Message: "you have made as many calls as you may in a minute",
+		Hint: "try again in " + (wait.Round(time.Second) + time.Second).String(),
+	}
 }
 
 // allowed returns the method if the caller may call it. Without a principal the answer is the

@@ -43,7 +43,7 @@ func (r *changeResult) show(flows ...conntrack.Flow) {
 	r.truncated = r.truncated || room < len(flows)
 }
 
-func (r *changeResult) changes() int { return r.n }
+func (r *changeResult) changes() (changed, failed int) { return r.n, len(r.failed) }
 
 // full tells whether the result shows no more flows.
 func (r *changeResult) full() bool { return len(r.flows) >= maxShown }

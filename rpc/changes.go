@@ -38,11 +38,15 @@ func (s *Service) registerChanges(r *Registry) {
 
 func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error) {
 	CallLogFrom(ctx).reason(p.Reason)
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
 	change, nat, err := readSet(&p.Set)
 	if err != nil {
 		return nil, err
 	}
-	sel, err := readSelection(ctx, p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
+	sel, err := readSelection(ctx, table, p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
 	if err != nil {
 		return nil, err
 	}
@@ -51,21 +55,26 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 		err.Hint = "narrow the filter, and modify in several calls"
 		return nil, err
 	}
-	matched, flows, err := sel.collect(ctx, s.Table, nil)
+	matched, flows, err := sel.collect(ctx, table, nil)
 	if err != nil {
 		return nil, err
 	}
 	result := &changeResult{verb: "modified", matched: matched, spared: sel.spared}
 	m := modification{change: change, nat: nat}
 	if p.DryRun {
-		m.try(ctx, s.Table, flows, result)
+		m.try(ctx, table, flows, result)
 		return result, ctx.Err()
+	}
+	if len(flows) > 0 {
+		if err := table.begin(ctx, matched, flowTexts(flows)...); err != nil {
+			return nil, err
+		}
 	}
 	done := 0
 	for chunk := range slices.Chunk(flows, changeChunk) {
-		items := m.apply(ctx, s.Table, chunk)
+		items := m.apply(ctx, table, chunk)
 		for i := range items {
-			items[i].report(ctx, s.Table, result)
+			items[i].report(ctx, table, result)
 		}
 		if done += len(chunk); ctx.Err() != nil {
 			break
@@ -247,15 +256,25 @@ func unbracketed(s string) string {
 }
 
 func (s *Service) create(ctx context.Context, p *wire.CreateParams) (any, error) {
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
 	f, err := readFlow("flow", &p.Flow)
 	if err != nil {
 		return nil, err
 	}
+	if err := table.mayMake("the flow", &f); err != nil {
+		return nil, err
+	}
 	if p.DryRun {
-		f, err = s.Table.CanCreate(ctx, f)
+		f, err = table.CanCreate(ctx, f)
 		return flowResult(f), err
 	}
-	f, err = s.Table.Create(ctx, f)
+	if err := table.begin(ctx, 1, flowText(&f)); err != nil {
+		return nil, err
+	}
+	f, err = table.Create(ctx, f)
 	return flowResult(f), err
 }
 
@@ -269,9 +288,12 @@ func (s *Service) flush(ctx context.Context, p *wire.FlushParams) (any, error) {
 	if !ok {
 		return nil, invalidParams("family: %s is neither ipv4 nor ipv6", quoted(p.Family))
 	}
-	if !p.DryRun {
-		n, err := s.Table.Flush(ctx, family, p.Zone)
-		return wire.FlushResult{Killed: n}, err
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if table.isBound() {
+		return nil, table.errOutside("a part of the table")
 	}
 	text := ""
 	if family != conntrack.FamilyAny {
@@ -284,6 +306,13 @@ func (s *Service) flush(ctx context.Context, p *wire.FlushParams) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := s.Table.Count(ctx, filter)
+	n, err := table.Count(ctx, filter)
+	if err != nil || p.DryRun {
+		return wire.FlushResult{Killed: n}, err
+	}
+	if err := table.begin(ctx, n); err != nil {
+		return nil, err
+	}
+	n, err = table.Flush(ctx, family, p.Zone)
 	return wire.FlushResult{Killed: n}, err
 }

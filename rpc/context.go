@@ -69,7 +69,7 @@ type CallLog struct {
 	Calls     int       // calls of methods, those of a batch or a multicall each
 	Failed    int       // how many of them failed
 	Code      wire.Code // kind of the first failure; empty where there was none
-	Changed   int       // entries that kill, modify, reconcile, import and expect.kill changed, also where nobody took the answer
+	Changed   int       // entries that were changed, also where nobody took the answer
 	Reason    string    // why, as the first caller of a change who gave a reason says; printable text of at most maxLoggedReason bytes
 }
 
@@ -90,13 +90,13 @@ func (l *CallLog) call(method string) {
 	}
 }
 
-// counted is a result that tells how many entries a call changed.
-type counted interface{ changes() int }
+// counted is a result that tells how many entries a call changed, and how many it could not.
+type counted interface{ changes() (changed, failed int) }
 
 // changed notes how many entries a call changed.
 func (l *CallLog) changed(result any) {
-	if c, ok := result.(counted); ok && l != nil {
-		l.Changed += c.changes()
+	if n, _ := changesOf(result); n != nil && l != nil {
+		l.Changed += *n
 	}
 }
 

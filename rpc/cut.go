@@ -19,7 +19,7 @@ const (
 
 // killer is how flows are killed.
 type killer struct {
-	table  Table
+	table  *guarded
 	cutter Cutter // nil: their entries are deleted, and no more
 	cut    cut.Options
 
@@ -27,8 +27,8 @@ type killer struct {
 }
 
 // readKiller reads how flows are to be killed.
-func (s *Service) readKiller(ctx context.Context, c *wire.Cutting, reason string) (*killer, error) {
-	k := &killer{table: s.Table}
+func (s *Service) readKiller(ctx context.Context, table *guarded, c *wire.Cutting, reason string) (*killer, error) {
+	k := &killer{table: table}
 	var err error
 	switch v := c.Cut.(type) {
 	case nil:
@@ -61,7 +61,7 @@ func (s *Service) readKiller(ctx context.Context, c *wire.Cutting, reason string
 	if s.Cutter == nil {
 		return nil, errNoCutter()
 	}
-	k.cutter = s.Cutter
+	k.cutter = s.cutter(table)
 	k.cut.Comment = reason
 	if p := PrincipalFrom(ctx); p != nil {
 		k.cut.Comment = p.Name()
@@ -95,6 +95,20 @@ func (k *killer) check(n int) error {
 	}
 }
 
+// checkBlocks refuses a caller who is bound to networks to keep apart addresses that are both outside of
+// them: where a flow's own address is behind one that is shared, the block would be for all that share it.
+func (k *killer) checkBlocks(flows []conntrack.Flow) error {
+	if k.cut.Block == 0 {
+		return nil
+	}
+	for i := range flows {
+		if f := &flows[i]; !k.table.hasTuples(&f.Orig) {
+			return k.table.errOutside("the block of " + f.Orig.Src.String() + " and " + f.Orig.Dst.String())
+		}
+	}
+	return nil
+}
+
 // prepare sees to it, before anything is deleted, that n flows can be cut as planned, and that
 // addresses are not kept apart between which the caller's own connections are.
 func (k *killer) prepare(ctx context.Context, n int, plan *cut.Plan, me *self, r *changeResult) error {
@@ -117,7 +131,7 @@ func (k *killer) prepare(ctx context.Context, n int, plan *cut.Plan, me *self, r
 		return nil
 	}
 	var err error
-	if k.cut.Spare, err = me.pairs(ctx, k.table); err != nil {
+	if k.cut.Spare, err = me.pairs(ctx); err != nil {
 		return err
 	}
 	k.spared = true
@@ -154,13 +168,14 @@ func (k *killer) sweep(ctx context.Context, killed []conntrack.Flow) {
 		}
 	}
 	var made []conntrack.Key
-	flows, errs := k.table.GetMany(ctx, keys)
+	table := k.table.whole() // its answers alone may be outside of the caller's networks
+	flows, errs := table.GetMany(ctx, keys)
 	for i := range flows { // mostly there is none
 		if errs[i] == nil && flows[i].Orig == keys[i].Orig {
 			made = append(made, flows[i].Key())
 		}
 	}
 	if len(made) > 0 {
-		k.table.Kill(ctx, made)
+		table.Kill(ctx, made)
 	}
 }

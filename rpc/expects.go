@@ -61,12 +61,16 @@ func readExpectFilter(v wire.Filter) (conntrack.Filter, error) {
 
 // expectList is wire.ExpectListResult, written as the dump goes.
 type expectList struct {
-	table  Table
+	table  *guarded
 	filter conntrack.Filter
 	limit  int
 }
 
-func (s *Service) expectList(_ context.Context, p *wire.ExpectListParams) (any, error) {
+func (s *Service) expectList(ctx context.Context, p *wire.ExpectListParams) (any, error) {
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
 	filter, err := readExpectFilter(p.Filter)
 	if err != nil {
 		return nil, err
@@ -74,7 +78,7 @@ func (s *Service) expectList(_ context.Context, p *wire.ExpectListParams) (any, 
 	if p.Limit < 0 {
 		return nil, invalidParams("limit can't be negative")
 	}
-	return &expectList{table: s.Table, filter: filter, limit: p.Limit}, nil
+	return &expectList{table: table, filter: filter, limit: p.Limit}, nil
 }
 
 func (l *expectList) stream(ctx context.Context, e encoder) error {
@@ -260,7 +264,11 @@ func (s *Service) expectGet(ctx context.Context, p *wire.ExpectGetParams) (any, 
 	if err != nil {
 		return nil, err
 	}
-	x, err := s.Table.GetExpect(ctx, sel.id)
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	x, err := table.GetExpect(ctx, sel.id)
 	if err == nil && !sel.fits(&x) {
 		err = conntrack.ErrNotFound
 	}
@@ -272,7 +280,11 @@ func (s *Service) expectCreate(ctx context.Context, p *wire.ExpectCreateParams) 
 	if err != nil {
 		return nil, err
 	}
-	master, err := s.Table.Get(ctx, sel.key)
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	master, err := table.Get(ctx, sel.key)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("master: %w", err)
@@ -288,12 +300,18 @@ func (s *Service) expectCreate(ctx context.Context, p *wire.ExpectCreateParams) 
 	if err != nil {
 		return nil, err
 	}
+	if !table.hasTuples(&x.Tuple) {
+		return nil, table.errOutside("what is expected")
+	}
 	if p.DryRun {
 		x, err = conntrack.CheckCreateExpect(x)
 		x.Helper = master.Helper
 		return expectResult(x), err
 	}
-	x, err = s.Table.CreateExpect(ctx, x)
+	if err := table.begin(ctx, 1, x.Tuple.String()); err != nil {
+		return nil, err
+	}
+	x, err = table.CreateExpect(ctx, x)
 	return expectResult(x), err
 }
 
@@ -352,7 +370,7 @@ type expectFailure struct {
 	err    *wire.Error
 }
 
-func (r *expectKillResult) changes() int { return r.killed }
+func (r *expectKillResult) changes() (changed, failed int) { return r.killed, len(r.failed) }
 
 func (r *expectKillResult) stream(_ context.Context, e encoder) error {
 	e.beginObject()
@@ -386,6 +404,10 @@ func (r *expectKillResult) stream(_ context.Context, e encoder) error {
 
 func (s *Service) expectKill(ctx context.Context, p *wire.ExpectKillParams) (any, error) {
 	CallLogFrom(ctx).reason(p.Reason)
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
 	meant, err := readExpectSelection(p)
 	if err != nil {
 		return nil, err
@@ -395,7 +417,7 @@ func (s *Service) expectKill(ctx context.Context, p *wire.ExpectKillParams) (any
 		most = *p.Max
 	}
 	var found []conntrack.Expect
-	for x, err := range s.Table.Expects(ctx) {
+	for x, err := range table.Expects(ctx) {
 		if err != nil {
 			return nil, err
 		}
@@ -415,7 +437,12 @@ func (s *Service) expectKill(ctx context.Context, p *wire.ExpectKillParams) (any
 		result.expects = found
 		return result, nil
 	}
-	for i, err := range s.Table.KillExpects(ctx, found) {
+	if len(found) > 0 {
+		if err := table.begin(ctx, len(found), expectTexts(found)...); err != nil {
+			return nil, err
+		}
+	}
+	for i, err := range table.KillExpects(ctx, found) {
 		switch {
 		case err == nil:
 			result.killed++
@@ -472,16 +499,26 @@ func (s *Service) expectFlush(ctx context.Context, p *wire.ExpectFlushParams) (a
 			Code: wire.InvalidParams, Message: "a flush needs all: true", Hint: "expect.kill deletes those of a filter",
 		}
 	}
-	if !p.DryRun {
-		n, err := s.Table.FlushExpects(ctx)
-		return wire.FlushResult{Killed: n}, err
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if table.isBound() {
+		return nil, table.errOutside("a part of the expectations")
 	}
 	n := 0
-	for _, err := range s.Table.Expects(ctx) {
+	for _, err := range table.Expects(ctx) {
 		if err != nil {
 			return nil, err
 		}
 		n++
 	}
-	return wire.FlushResult{Killed: n}, nil
+	if p.DryRun {
+		return wire.FlushResult{Killed: n}, nil
+	}
+	if err := table.begin(ctx, n); err != nil {
+		return nil, err
+	}
+	n, err = table.FlushExpects(ctx)
+	return wire.FlushResult{Killed: n}, err
 }

@@ -179,7 +179,7 @@ func TestExpectListCallerGone(t *testing.T) {
 	table := &countedExpects{Table: newExpectAPI(t, 5).table}
 	gone := errors.New("broken pipe")
 	e := &jsonEncoder{sink: sink{w: discarding{}, failed: gone}}
-	l := &expectList{table: table}
+	l := &expectList{table: &guarded{Table: table}}
 	if err := l.stream(t.Context(), e); !errors.Is(err, gone) || table.taken != 1 {
 		t.Errorf("%v after %d expectations, want %v after 1", err, table.taken, gone)
 	}

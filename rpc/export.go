@@ -23,6 +23,10 @@ func (s *Service) registerExport(r *Registry) {
 }
 
 func (s *Service) export(ctx context.Context, p *wire.ExportParams) (any, error) {
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
 	filter, err := readFilter(p.Filter)
 	if err != nil {
 		return nil, err
@@ -33,7 +37,7 @@ func (s *Service) export(ctx context.Context, p *wire.ExportParams) (any, error)
 			Hint: "leave rate out",
 		}
 	}
-	return &flowExport{flows: s.Table.Flows(ctx, filter)}, nil
+	return &flowExport{flows: table.Flows(ctx, filter)}, nil
 }
 
 // flowExport is the result of conntrack.export: wire.ExportResult, written as the dump goes.

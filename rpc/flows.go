@@ -31,6 +31,10 @@ func (s *Service) registerFlows(r *Registry) {
 }
 
 func (s *Service) list(ctx context.Context, p *wire.ListParams) (any, error) {
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
 	filter, err := readFilter(p.Filter)
 	if err != nil {
 		return nil, err
@@ -63,13 +67,16 @@ func (s *Service) list(ctx context.Context, p *wire.ListParams) (any, error) {
 		case filter.Uses("rate"):
 			return nil, invalidParams("zero: a rate is known only after the counters were read, and then of every flow")
 		}
+		if err := table.begin(ctx, unknown); err != nil {
+			return nil, err
+		}
 		opts = append(opts, conntrack.Zeroing())
 	}
 	switch {
 	case p.Rates || filter.Uses("rate") || sortsBy(p.Sort, "rate"):
-		l.flows = s.sampled(ctx, filter, opts)
+		l.flows = sampled(ctx, table, filter, opts)
 	default:
-		l.flows = s.Table.Flows(ctx, filter, opts...)
+		l.flows = table.Flows(ctx, filter, opts...)
 	}
 	if p.Sort != "" {
 		if l.flows, err = sorted(l.flows, p.Sort, p.Offset, p.Limit, &l.matched); err != nil {
@@ -240,7 +247,7 @@ func sorted(flows iter.Seq2[conntrack.Flow, error], by string, offset, limit int
 
 // sampled dumps the table twice, sampleTime apart, and returns the flows of the second dump with
 // their rates. A flow that is new in the second has none.
-func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []conntrack.ListOption,
+func sampled(ctx context.Context, t Table, filter conntrack.Filter, opts []conntrack.ListOption,
 ) iter.Seq2[conntrack.Flow, error] {
 	first, hint := filter, "narrow the filter"
 	if filter.Uses("rate") {
@@ -250,7 +257,7 @@ func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []c
 	return func(yield func(conntrack.Flow, error) bool) {
 		began := time.Now()
 		before := make(map[flowKey]sample)
-		for f, err := range s.Table.Flows(ctx, first) {
+		for f, err := range t.Flows(ctx, first) {
 			if err != nil {
 				yield(f, err)
 				return
@@ -270,7 +277,7 @@ func (s *Service) sampled(ctx context.Context, filter conntrack.Filter, opts []c
 			yield(conntrack.Flow{}, ctx.Err())
 			return
 		}
-		for f, err := range s.Table.Flows(ctx, first, opts...) {
+		for f, err := range t.Flows(ctx, first, opts...) {
 			if err != nil {
 				yield(f, err)
 				return
@@ -306,7 +313,11 @@ func (s *Service) get(ctx context.Context, p *wire.GetParams) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.Table.Get(ctx, sel.key)
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := table.Get(ctx, sel.key)
 	if err != nil {
 		return nil, err
 	}
@@ -347,17 +358,21 @@ var groupKeys = map[string]func(f *conntrack.Flow) string{
 }
 
 func (s *Service) count(ctx context.Context, p *wire.CountParams) (any, error) {
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
 	filter, err := readFilter(p.Filter)
 	if err != nil {
 		return nil, err
 	}
 	if p.By == "" && !filter.Uses("rate") {
-		n, err := s.Table.Count(ctx, filter)
+		n, err := table.Count(ctx, filter)
 		return wire.CountResult{Count: n}, err
 	}
-	flows := s.Table.Flows(ctx, filter)
+	flows := table.Flows(ctx, filter)
 	if filter.Uses("rate") {
-		flows = s.sampled(ctx, filter, nil)
+		flows = sampled(ctx, table, filter, nil)
 	}
 	flows = s.holding(ctx, flows)
 	key := groupKeys[p.By]

@@ -345,7 +345,7 @@ func (t *slowDump) Flows(ctx context.Context, f conntrack.Filter, opts ...conntr
 func TestRatesOfSlowDump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Service{Table: &slowDump{Table: newAPI(tcpFlows(3)...).table}}
-		for f, err := range s.sampled(t.Context(), conntrack.Filter{}, nil) {
+		for f, err := range sampled(t.Context(), s.Table, conntrack.Filter{}, nil) {
 			if want := 1000 / (3 + sampleTime.Seconds()); err != nil || f.OrigRate != want {
 				t.Errorf("flow %d: %v bytes a second, %v, want %v", f.ID, f.OrigRate, err, want)
 			}

@@ -32,13 +32,15 @@ type Handler struct {
 	maxBody int64
 	logger  *slog.Logger
 	server  *gorilla.Server
+
+	registry *Registry
 }
 
 // NewHandler returns a handler for POST requests of both protocols, told apart by their content
 // type. It takes the caller from the request's context (WithPrincipal) and notes what was
 // called in the context's CallLog.
 func NewHandler(reg *Registry, cfg HandlerConfig) *Handler {
-	h := &Handler{maxBody: cfg.MaxBody, logger: cfg.Logger, server: gorilla.NewServer()}
+	h := &Handler{maxBody: cfg.MaxBody, logger: cfg.Logger, server: gorilla.NewServer(), registry: reg}
 	if h.maxBody <= 0 {
 		h.maxBody = DefaultMaxBody
 	}
@@ -96,6 +98,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		log.Protocol = protocol
 	}
 	if status, err := h.check(r, protocol, charset); err != nil {
+		h.registry.refused(r.Context(), protocol, err)
 		fail(w, r, status, err)
 		return
 	}

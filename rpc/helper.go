@@ -2,7 +2,10 @@ package rpc
 
 import (
 	"context"
+	"net/netip"
+	"slices"
 
+	"ctd/conntrack"
 	"ctd/rpc/wire"
 )
 
@@ -17,7 +20,7 @@ func (s *Service) registerHelper(r *Registry) {
 	Register(r, Method{
 		Name: "helper.sessions", Role: wire.RoleViewer, Result: wire.HelperSessionsResult{},
 		Summary: "Lists the RTSP sessions with their streams.",
-	}, func(ctx context.Context, _ *wire.Empty) (any, error) { return s.HelperSessions(ctx) })
+	}, s.helperSessions)
 	Register(r, Method{
 		Name: "helper.rules", Role: wire.RoleViewer, Result: wire.HelperRulesResult{},
 		Summary: "Returns the rules that queue RTSP packets, for an administrator who installs them.",
@@ -28,4 +31,23 @@ func (s *Service) registerHelper(r *Registry) {
 		}
 		return s.HelperRules(ctx, p.Form)
 	})
+}
+
+// helperSessions answers helper.sessions with what is inside of the caller's networks.
+func (s *Service) helperSessions(ctx context.Context, _ *wire.Empty) (any, error) {
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.HelperSessions(ctx)
+	if err != nil || !table.isBound() {
+		return result, err
+	}
+	result.Sessions = slices.DeleteFunc(result.Sessions, func(one wire.HelperSession) bool {
+		// An end that isn't known is nobody's.
+		client, _ := netip.ParseAddrPort(one.Client)
+		server, _ := netip.ParseAddrPort(one.Server)
+		return !table.hasTuples(&conntrack.Tuple{Src: client.Addr(), Dst: server.Addr()})
+	})
+	return result, nil
 }

@@ -29,6 +29,7 @@ func (s *Service) importFlows(ctx context.Context, p *wire.ImportParams) (any, e
 			Hint:    "import them in several calls, masters before the flows that are related to them",
 		}
 	}
+	on := onConflicts[p.OnConflict]
 	flows := make([]conntrack.Flow, len(p.Flows))
 	for i := range p.Flows {
 		var err error
@@ -36,11 +37,29 @@ func (s *Service) importFlows(ctx context.Context, p *wire.ImportParams) (any, e
 			return nil, err
 		}
 	}
-	do := s.Table.Import
-	if p.DryRun {
-		do = s.Table.CanImport
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
 	}
-	on := onConflicts[p.OnConflict]
+	for i := range flows {
+		if err := table.mayMake(fmt.Sprintf("flows[%d]", i), &flows[i]); err != nil {
+			return nil, err
+		}
+	}
+	if table.isBound() && on == conntrack.OnConflictReplace {
+		return nil, &wire.Error{
+			Code: wire.PermissionDenied, Message: "on_conflict: what would be replaced may be outside of your networks",
+			Hint: "import with skip, and kill before what may go",
+		}
+	}
+	do := table.Import
+	if p.DryRun {
+		do = table.CanImport
+	} else if len(flows) > 0 {
+		if err := table.begin(ctx, len(flows), flowTexts(flows)...); err != nil {
+			return nil, err
+		}
+	}
 	results := do(ctx, flows, on)
 	r := &importResult{dryRun: p.DryRun}
 	if err := conflicts(flows, results); err != nil && on == conntrack.OnConflictFail {
@@ -156,11 +175,11 @@ func (r *importResult) cancelled(err error) (any, error) {
 	return r, nil
 }
 
-func (r *importResult) changes() int {
-	if r.dryRun {
-		return 0
+func (r *importResult) changes() (changed, failed int) {
+	if !r.dryRun {
+		changed = r.created + r.replaced
 	}
-	return r.created + r.replaced
+	return changed, len(r.failed)
 }
 
 func (r *importResult) stream(_ context.Context, e encoder) error {

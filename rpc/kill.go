@@ -13,16 +13,20 @@ import (
 
 func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 	CallLogFrom(ctx).reason(p.Reason)
-	k, err := s.readKiller(ctx, &p.Cutting, p.Reason)
+	table, err := s.table(ctx)
 	if err != nil {
 		return nil, err
 	}
-	sel, err := readSelection(ctx, p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
+	k, err := s.readKiller(ctx, table, &p.Cutting, p.Reason)
+	if err != nil {
+		return nil, err
+	}
+	sel, err := readSelection(ctx, table, p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
 	if err != nil {
 		return nil, err
 	}
 	plan := k.plan()
-	matched, held, err := sel.collect(ctx, s.Table, plan)
+	matched, held, err := sel.collect(ctx, table, plan)
 	if err != nil {
 		return nil, err
 	}
@@ -34,6 +38,11 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 		result.show(held...)
 		result.truncated = result.truncated || matched > len(held)
 		return result, nil
+	}
+	if matched > 0 {
+		if err := table.begin(ctx, matched, flowTexts(held)...); err != nil {
+			return nil, err
+		}
 	}
 	if err := k.prepare(ctx, matched, plan, sel.self, result); err != nil {
 		return nil, err
@@ -48,7 +57,7 @@ func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
 		if rest -= len(held); rest <= 0 {
 			break
 		}
-		if held, err = sel.next(ctx, s.Table, min(rest, maxHeld), refused); err != nil {
+		if held, err = sel.next(ctx, table, min(rest, maxHeld), refused); err != nil {
 			return result.unless(err)
 		}
 		if len(held) == 0 {
@@ -86,6 +95,9 @@ func (k *killer) killChunk(ctx context.Context, flows []conntrack.Flow, r *chang
 		return err
 	}
 	if k.cutter != nil {
+		if err := k.checkBlocks(flows); err != nil {
+			return err
+		}
 		if err := k.cutter.Prepare(cut.PlanOf(flows), k.cut); err != nil {
 			return err
 		}

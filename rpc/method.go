@@ -25,6 +25,8 @@ type Method struct {
 
 	// XMLOnly hides the method from JSON-RPC.
 	XMLOnly bool
+	// Secrets is how many of the first arguments are secrets, which no record shows.
+	Secrets int
 	// Signatures are the method's for system.methodSignature, each the result's type and
 	// then the parameters'. Where nil they come from the parameter struct.
 	Signatures [][]string
@@ -48,12 +50,16 @@ type method struct {
 // from many goroutines.
 type Registry struct {
 	methods map[string]*method
+	auditor Auditor // nil: nothing is recorded
 }
 
 // NewRegistry returns a registry without methods.
 func NewRegistry() *Registry {
 	return &Registry{methods: make(map[string]*method)}
 }
+
+// SetAuditor has changes and refusals recorded.
+func (r *Registry) SetAuditor(a Auditor) { r.auditor = a }
 
 // Register adds a method whose parameters are the fields of P: their names by the json tag,
 // their description by doc, their values by enum; the order of the fields is that of positional

@@ -31,7 +31,10 @@ func (s *Service) registerPyctd(r *Registry) { s.registerPyctdSessions(r, newPyc
 
 func (s *Service) registerPyctdSessions(r *Registry, p *pyctd) {
 	add := func(m Method, fn func(ctx context.Context, args []any) (any, error)) {
-		m.Role, m.XMLOnly = wire.RoleSession, true
+		m.Role, m.XMLOnly, m.Secrets = wire.RoleSession, true, 1 // the session's id
+		if m.Name == "login" {
+			m.Secrets = math.MaxInt
+		}
 		r.RegisterPositional(m, fn)
 	}
 	add(Method{
@@ -62,6 +65,7 @@ func (p *pyctd) login(ctx context.Context, args []any) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		changeFrom(ctx).claim(user)
 		if p.service.Login == nil {
 			return nil, errUnauthenticated()
 		}
@@ -71,6 +75,10 @@ func (p *pyctd) login(ctx context.Context, args []any) (any, error) {
 	}
 	if !principal.May(wire.RoleViewer) {
 		return nil, errUnauthenticated()
+	}
+	changeFrom(ctx).by(principal)
+	if err := takeCall(principal); err != nil {
+		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -103,7 +111,7 @@ func credentials(args []any) (user, password string, err error) {
 }
 
 func (p *pyctd) view(ctx context.Context, args []any) (any, error) {
-	s, err := p.session(ctx, args, wire.RoleViewer)
+	_, s, err := p.enter(ctx, args, wire.RoleViewer)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +131,7 @@ type pyctdView struct {
 }
 
 func (v *pyctdView) stream(ctx context.Context, e encoder) error {
-	s, err := v.pyctd.session(ctx, []any{v.sid}, wire.RoleViewer)
+	ctx, s, err := v.pyctd.session(ctx, []any{v.sid}, wire.RoleViewer)
 	if err != nil {
 		return err
 	}
@@ -143,13 +151,17 @@ func (v *pyctdView) stream(ctx context.Context, e encoder) error {
 }
 
 func (v *pyctdView) rows(ctx context.Context, e encoder, s *pyctdSession) error {
+	table, err := v.pyctd.service.table(ctx)
+	if err != nil {
+		return err
+	}
 	list := v.pyctd.service.Pyctd.Rows == "list"
 	e.beginObject()
 	if list {
 		e.key("conntracks")
 		e.beginArray()
 	}
-	for f, err := range v.pyctd.service.Table.Flows(ctx, conntrack.Filter{}) {
+	for f, err := range table.Flows(ctx, conntrack.Filter{}) {
 		if err != nil {
 			return err
 		}
@@ -239,11 +251,19 @@ func (v *pyctdView) address(e encoder, name string, a netip.Addr) {
 	e.str(a.String())
 }
 
-// nothing is what kill and change return: XML-RPC has no nil that every client reads.
-const nothing = ""
+// pyctdChanged is what kill and change return, so many flows having been changed: nothing, in the form
+// of an empty text, because XML-RPC has no nil that every client reads.
+type pyctdChanged int
+
+func (pyctdChanged) stream(_ context.Context, e encoder) error {
+	e.str("")
+	return nil
+}
+
+func (n pyctdChanged) changes() (changed, failed int) { return int(n), 0 }
 
 func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
-	s, err := p.session(ctx, args, wire.RoleOperator)
+	ctx, s, err := p.enter(ctx, args, wire.RoleOperator)
 	if err != nil {
 		return nil, err
 	}
@@ -259,32 +279,45 @@ func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
 		return nil, err
 	}
 	defer s.done()
-	var keys []conntrack.Key
+	table, err := p.service.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var meant []conntrack.Flow
 	var failures []error
-	me := selfOf(CallerFrom(ctx))
+	me := selfOf(CallerFrom(ctx), table.whole())
 	me.guess = false // a page comes by no SSH session
 	for _, id := range ids {
-		f, err := p.find(ctx, s, id)
+		f, err := p.find(ctx, table, s, id)
 		own := false
 		if err == nil {
-			own, err = me.has(ctx, p.service.Table, &f)
+			own, err = me.has(ctx, &f)
 		}
 		switch {
 		case own: // the page would not get its answer
 		case err == nil:
-			keys = append(keys, f.Key())
+			meant = append(meant, f)
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case !errors.Is(err, conntrack.ErrNotFound):
 			failures = append(failures, err)
 		}
 	}
-	for _, err := range p.service.Table.Kill(ctx, keys) {
+	if len(meant) > 0 {
+		if err := table.begin(ctx, len(meant), flowTexts(meant)...); err != nil {
+			return nil, err
+		}
+	}
+	killed := 0
+	for _, err := range table.Kill(ctx, keysOf(meant)) {
+		if err == nil {
+			killed++
+		}
 		if err != nil && !errors.Is(err, conntrack.ErrNotFound) {
 			failures = append(failures, err)
 		}
 	}
-	return nothing, errors.Join(failures...)
+	return pyctdChanged(killed), errors.Join(failures...)
 }
 
 // pyctdIDs reads a list of ids; a single one will do, and so will a struct of them, which is
@@ -325,7 +358,7 @@ func pyctdNumber(name string, v any, most uint32) (uint32, error) {
 }
 
 func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
-	s, err := p.session(ctx, args, wire.RoleOperator)
+	ctx, s, err := p.enter(ctx, args, wire.RoleOperator)
 	if err != nil {
 		return nil, err
 	}
@@ -355,7 +388,11 @@ func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
 		return nil, err
 	}
 	defer s.done()
-	f, err := p.find(ctx, s, id)
+	table, err := p.service.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := p.find(ctx, table, s, id)
 	if errors.Is(err, conntrack.ErrNotFound) {
 		return nil, &wire.Error{
 			Code: wire.NotFound, Message: "no flow has the id " + strconv.FormatUint(uint64(id), 10) + " in this session",
@@ -365,5 +402,8 @@ func (p *pyctd) change(ctx context.Context, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nothing, p.service.Table.Modify(ctx, []conntrack.Key{f.Key()}, change)[0]
+	if err := table.begin(ctx, 1, flowText(&f)); err != nil {
+		return nil, err
+	}
+	return pyctdChanged(1), table.Modify(ctx, []conntrack.Key{f.Key()}, change)[0]
 }

@@ -70,12 +70,17 @@ func newPyctdSessions(s *Service) *pyctd {
 
 // expire forgets the sessions that were not used for sessionIdle. p.mu is held.
 func (p *pyctd) expire() {
-	for sid, s := range p.sessions {
+	for _, s := range p.sessions {
 		if s.active == 0 && p.now().Sub(s.used) > sessionIdle {
-			p.handles -= s.held
-			delete(p.sessions, sid)
+			p.end(s)
 		}
 	}
+}
+
+// end forgets a session. p.mu is held.
+func (p *pyctd) end(s *pyctdSession) {
+	p.handles -= s.held
+	delete(p.sessions, s.sid)
 }
 
 // schedule has the sessions that end swept away while there are any, so that they give back their
@@ -99,11 +104,11 @@ func errNoSession() *wire.Error {
 }
 
 // session returns the session that the first argument names, if its caller has a role, and begins
-// a call of it, which must end by leave. An id that isn't known and one that has ended look the
+// a call of it, which must end by leave. The context is the caller's. An id that isn't known and one that has ended look the
 // same.
-func (p *pyctd) session(ctx context.Context, args []any, role wire.Role) (*pyctdSession, error) {
+func (p *pyctd) session(ctx context.Context, args []any, role wire.Role) (context.Context, *pyctdSession, error) {
 	if len(args) == 0 {
-		return nil, errNoSession()
+		return ctx, nil, errNoSession()
 	}
 	sid, _ := args[0].(string)
 	p.mu.Lock()
@@ -111,18 +116,37 @@ func (p *pyctd) session(ctx context.Context, args []any, role wire.Role) (*pyctd
 	p.expire()
 	s := p.sessions[sid]
 	if s == nil {
-		return nil, errNoSession()
+		return ctx, nil, errNoSession()
+	}
+	if s.active == 0 && !s.principal.Valid() {
+		p.end(s)
+		return ctx, nil, errNoSession()
 	}
 	s.used = p.now()
 	CallLogFrom(ctx).principal(s.principal)
+	ctx = WithPrincipal(ctx, s.principal)
+	changeFrom(ctx).by(s.principal)
 	if !s.principal.May(role) {
-		return nil, &wire.Error{
+		return ctx, nil, &wire.Error{
 			Code: wire.PermissionDenied, Message: "this needs the role " + role,
 			Hint: s.principal.Name() + " has the role " + s.principal.Role(),
 		}
 	}
 	s.active++
-	return s, nil
+	return ctx, s, nil
+}
+
+// enter is session for the beginning of a call, which it takes from the caller's budget.
+func (p *pyctd) enter(ctx context.Context, args []any, role wire.Role) (context.Context, *pyctdSession, error) {
+	ctx, s, err := p.session(ctx, args, role)
+	if err != nil {
+		return ctx, nil, err
+	}
+	if err := takeCall(s.principal); err != nil {
+		p.leave(s)
+		return ctx, nil, err
+	}
+	return ctx, s, nil
 }
 
 // leave ends a call: the session lasts from now on, however long the call took.
@@ -201,12 +225,12 @@ func (p *pyctd) forget(s *pyctdSession, ended func(id pyctdID) bool) {
 // find returns the flow with an id, if it is the same flow still:
 // ErrNotFound where another one has taken its place. The kernel compares ids, which the new one
 // mostly shares, but not starts; so the flow is read just before.
-func (p *pyctd) find(ctx context.Context, s *pyctdSession, id uint32) (conntrack.Flow, error) {
+func (p *pyctd) find(ctx context.Context, t Table, s *pyctdSession, id uint32) (conntrack.Flow, error) {
 	held, ok := s.keys[id]
 	if !ok {
 		return conntrack.Flow{}, conntrack.ErrNotFound
 	}
-	f, err := p.service.Table.Get(ctx, held.key())
+	f, err := t.Get(ctx, held.key())
 	if err == nil && keyOf(&f) != held {
 		err = conntrack.ErrNotFound
 	}

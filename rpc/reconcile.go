@@ -57,7 +57,7 @@ func (s *Service) reconcile(ctx context.Context, p *wire.ReconcileParams) (any, 
 
 // reconciler removes flows until only those are there that may remain.
 type reconciler struct {
-	table   Table
+	table   *guarded
 	killer  *killer
 	sel     *selection
 	keep    *conntrack.Filter // which of the selected may remain; nil: none
@@ -71,14 +71,18 @@ type reconciler struct {
 
 // readReconcile reads the parameters; the time is that of the watch.
 func (s *Service) readReconcile(ctx context.Context, p *wire.ReconcileParams) (r *reconciler, watch time.Duration, err error) {
-	r = &reconciler{table: s.Table, most: defaultPasses, result: newReconcileResult(), news: &newcomers{}, refused: make(map[flowKey]bool)}
-	if r.killer, err = s.readKiller(ctx, &p.Cutting, p.Reason); err != nil {
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	r = &reconciler{table: table, most: defaultPasses, result: newReconcileResult(), news: &newcomers{}, refused: make(map[flowKey]bool)}
+	if r.killer, err = s.readKiller(ctx, table, &p.Cutting, p.Reason); err != nil {
 		return nil, 0, err
 	}
 	if r.keep, err = readKeep(p.Keep); err != nil {
 		return nil, 0, err
 	}
-	r.sel, err = readSelection(ctx, p.Filter, nil, guards{max: p.Max, all: p.All || r.keep != nil, Sparing: p.Sparing})
+	r.sel, err = readSelection(ctx, table, p.Filter, nil, guards{max: p.Max, all: p.All || r.keep != nil, Sparing: p.Sparing})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -229,6 +233,11 @@ func (r *reconciler) pass(ctx context.Context) (found int, err error) {
 func (r *reconciler) kill(ctx context.Context, found int, held []conntrack.Flow) error {
 	if err := r.checkMax(found); err != nil {
 		return err
+	}
+	if found > 0 {
+		if err := r.table.begin(ctx, found, flowTexts(held)...); err != nil {
+			return err
+		}
 	}
 	if found > 0 || r.result.passes == 1 { // the result says how it cuts, also where there was nothing to
 		if err := r.killer.prepare(ctx, found, r.plan, r.sel.self, &r.result.changeResult); err != nil {

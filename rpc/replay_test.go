@@ -326,6 +326,7 @@ func TestImportCancelled(t *testing.T) {
 			for range 2 {
 				flows = append(flows, wire.Flow{Protocol: "50", Orig: &wire.Tuple{Src: "10.0.0.1", Dst: "10.0.0.2"}, Timeout: ptr[uint32](9)})
 			}
+			ctx, _ = a.Registry.withChange(WithPrincipal(ctx, caller{wire.RoleAdmin}), "conntrack.import", Params{})
 			result, err := a.service.importFlows(ctx, &wire.ImportParams{Flows: flows})
 			if made == 0 {
 				if err == nil {

@@ -44,7 +44,7 @@ type guards struct {
 }
 
 // readSelection reads the parameters that kill and modify have in common.
-func readSelection(ctx context.Context, filter wire.Filter, flows []any, g guards) (*selection, error) {
+func readSelection(ctx context.Context, table *guarded, filter wire.Filter, flows []any, g guards) (*selection, error) {
 	sel := &selection{max: defaultMax, count: g.expectCount, before: g.createdBefore}
 	if g.max != nil {
 		if *g.max < 0 {
@@ -56,7 +56,7 @@ func readSelection(ctx context.Context, filter wire.Filter, flows []any, g guard
 		return nil, invalidParams("expect_count: %d is below 0", *g.expectCount)
 	}
 	var err error
-	if sel.self, err = newSelf(ctx, g.Sparing); err != nil {
+	if sel.self, err = newSelf(ctx, table.whole(), g.Sparing); err != nil {
 		return nil, err
 	}
 	if sel.filter, err = readFilter(filter); err != nil {
@@ -98,7 +98,7 @@ func (sel *selection) flows(ctx context.Context, t Table) iter.Seq2[conntrack.Fl
 		for f, err := range sel.matching(ctx, t) {
 			own := false
 			if err == nil {
-				own, err = sel.self.has(ctx, t, &f)
+				own, err = sel.self.has(ctx, &f)
 			}
 			if own {
 				sel.spared++

@@ -15,6 +15,9 @@ type Caller struct {
 	// Remote and Local are the caller's end of a TCP connection and the daemon's, as the daemon's
 	// socket has them, without zones and with IPv4 not within IPv6; zero over the Unix socket.
 	Remote, Local netip.AddrPort
+	// From is where the call comes from, for records: address and port, or unix. Behind a proxy it is the
+	// address that the proxy tells.
+	From string
 	// Here tells that the call comes from the daemon's own machine: by the Unix socket, or by an
 	// address of the machine.
 	Here bool
@@ -45,6 +48,7 @@ type ends struct{ remote, local netip.AddrPort }
 // which takes SSH_CONNECTION away; then every SSH session to the router may be the one. So it is where
 // the session that is named has ended, as in a tmux that was begun in an earlier one.
 type self struct {
+	table Table // the whole of it
 	own   []ends
 	ssh   *ends // the session that the caller names
 	guess bool  // look for sessions that nobody named
@@ -57,8 +61,8 @@ type self struct {
 }
 
 // newSelf returns what is the caller's own; nil where that is not to be spared.
-func newSelf(ctx context.Context, s wire.Sparing) (*self, error) {
-	me := selfOf(CallerFrom(ctx))
+func newSelf(ctx context.Context, t Table, s wire.Sparing) (*self, error) {
+	me := selfOf(CallerFrom(ctx), t)
 	if s.SSHConnection != "" {
 		client, server, err := wire.ParseSSHConnection(s.SSHConnection)
 		if err != nil {
@@ -74,8 +78,8 @@ func newSelf(ctx context.Context, s wire.Sparing) (*self, error) {
 }
 
 // selfOf returns what is the own of a caller who names no SSH session.
-func selfOf(c Caller) *self {
-	me := &self{guess: c.Here}
+func selfOf(c Caller, t Table) *self {
+	me := &self{table: t, guess: c.Here}
 	if c.Remote.IsValid() && c.Local.IsValid() {
 		me.own = append(me.own, ends{remote: c.Remote, local: c.Local})
 	}
@@ -84,7 +88,7 @@ func selfOf(c Caller) *self {
 
 // has tells whether a flow is the caller's own. The table is asked for the router's addresses where
 // that has to be known; where it can't say, nothing may be changed.
-func (s *self) has(ctx context.Context, t Table, f *conntrack.Flow) (bool, error) {
+func (s *self) has(ctx context.Context, f *conntrack.Flow) (bool, error) {
 	if s == nil || f.Proto() != conntrack.TCP {
 		return false, nil
 	}
@@ -96,7 +100,7 @@ func (s *self) has(ctx context.Context, t Table, f *conntrack.Flow) (bool, error
 	if !s.guess || f.Reply.SrcPort != sshPort && f.Orig.SrcPort != sshPort {
 		return false, nil
 	}
-	if err := s.askAddrs(ctx, t); err != nil {
+	if err := s.askAddrs(ctx); err != nil {
 		return false, err
 	}
 	if !s.isSSH(&f.Reply) && !s.isSSH(&f.Orig) {
@@ -107,13 +111,13 @@ func (s *self) has(ctx context.Context, t Table, f *conntrack.Flow) (bool, error
 	if s.ssh == nil || !s.isHere(s.ssh.local.Addr()) {
 		return true, nil
 	}
-	err := s.lookForSession(ctx, t)
+	err := s.lookForSession(ctx)
 	return err == nil && !s.lives, err
 }
 
 // lookForSession looks once, in all zones, whether the session that the caller names is there. Its
 // ends may be those of either direction, translated or not.
-func (s *self) lookForSession(ctx context.Context, t Table) error {
+func (s *self) lookForSession(ctx context.Context) error {
 	if s.looked {
 		return nil
 	}
@@ -121,7 +125,7 @@ func (s *self) lookForSession(ctx context.Context, t Table) error {
 	if err != nil {
 		return err
 	}
-	for f, err := range t.Flows(ctx, with) {
+	for f, err := range s.table.Flows(ctx, with) {
 		if err != nil {
 			return err
 		}
@@ -143,7 +147,7 @@ func isOver(f *conntrack.Flow) bool {
 
 // pairs returns the addresses between which the caller's own connections are: as its sockets have
 // them, and as the router met their first packets, before it translated them.
-func (s *self) pairs(ctx context.Context, t Table) ([]cut.Pair, error) {
+func (s *self) pairs(ctx context.Context) ([]cut.Pair, error) {
 	if s == nil {
 		return nil, nil
 	}
@@ -161,11 +165,11 @@ func (s *self) pairs(ctx context.Context, t Table) ([]cut.Pair, error) {
 		if err != nil {
 			return nil, err
 		}
-		for f, err := range t.Flows(ctx, filter) {
+		for f, err := range s.table.Flows(ctx, filter) {
 			if err != nil {
 				return nil, err
 			}
-			if own, err := s.has(ctx, t, &f); err != nil {
+			if own, err := s.has(ctx, &f); err != nil {
 				return nil, err
 			} else if own {
 				pairs = append(pairs, cut.Pair{Src: f.Orig.Src, Dst: f.Orig.Dst})
@@ -185,11 +189,11 @@ func (s *self) isSSH(t *conntrack.Tuple) bool { return t.SrcPort == sshPort && s
 
 func (s *self) isHere(a netip.Addr) bool { return a.IsLoopback() || s.addrs[a] }
 
-func (s *self) askAddrs(ctx context.Context, t Table) error {
+func (s *self) askAddrs(ctx context.Context) error {
 	if s.asked {
 		return nil
 	}
-	addrs, err := t.LocalAddrs(ctx)
+	addrs, err := s.table.LocalAddrs(ctx)
 	if err != nil {
 		return err
 	}

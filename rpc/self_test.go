@@ -353,7 +353,7 @@ func TestPyctdSpares(t *testing.T) {
 	if err := write(ctx, "view", &jsonEncoder{}, call("view", sid)); err != nil {
 		t.Fatal(err)
 	}
-	if got := call("kill", sid, []any{1, 2}); got != nothing {
+	if got := call("kill", sid, []any{1, 2}); got != pyctdChanged(1) {
 		t.Errorf("kill gave %v", got)
 	}
 	var left wire.ListResult

@@ -14,7 +14,7 @@ import (
 // Table is what the methods need of conntrack.Table.
 type Table interface {
 	Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error]
-	Count(ctx context.Context, f conntrack.Filter) (int, error)
+	Count(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) (int, error)
 	Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, error)
 	GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrack.Flow, []error)
 	Kill(ctx context.Context, keys []conntrack.Key) []error
@@ -96,6 +96,7 @@ type Service struct {
 func (s *Service) Register(r *Registry) {
 	s.places = make(chan struct{}, maxHolding)
 	s.watches = make(chan struct{}, maxWatches)
+	r.SetAuditor(s.Auditor)
 	s.registerFlows(r)
 	s.registerChanges(r)
 	s.registerBlocks(r)

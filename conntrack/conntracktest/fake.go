@@ -134,13 +134,16 @@ func (t *Fake) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.
 		}
 		flows := slices.Clone(t.flows)
 		for i := range t.flows {
-			if options.Zeroing && f.Match(&t.flows[i]) {
+			if options.Zeroing && f.Match(&t.flows[i]) && options.Within.Match(&t.flows[i]) {
 				t.flows[i].OrigCounter, t.flows[i].ReplyCounter = conntrack.Counter{}, conntrack.Counter{}
 			}
 		}
 		return flows
 	}
 	return dump(t, ctx, OpFlows, "list flows", list, func(fl *conntrack.Flow) bool {
+		if !options.Within.Match(fl) {
+			return false
+		}
 		if options.Scanned != nil {
 			*options.Scanned++
 		}
@@ -179,7 +182,8 @@ func dump[T any](t *Fake, ctx context.Context, op Op, what string, list func() [
 }
 
 // Count returns how many flows match.
-func (t *Fake) Count(ctx context.Context, f conntrack.Filter) (int, error) {
+func (t *Fake) Count(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) (int, error) {
+	within := conntrack.ResolveListOptions(opts...).Within
 	err := t.begin(ctx, OpCount)
 	defer t.mu.Unlock()
 	if err != nil {
@@ -187,7 +191,7 @@ func (t *Fake) Count(ctx context.Context, f conntrack.Filter) (int, error) {
 	}
 	n := 0
 	for i := range t.flows {
-		if f.Match(&t.flows[i]) {
+		if within.Match(&t.flows[i]) && f.Match(&t.flows[i]) {
 			n++
 		}
 	}

@@ -1,0 +1,197 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"ctd/conntrack"
+	"ctd/rpc/wire"
+)
+
+// maxRecordedFlows is how many entries a record names.
+const maxRecordedFlows = 100
+
+// change is what one call changes. Every call has one; what may change something, the guarded table lets
+// only after begin.
+type change struct {
+	auditor Auditor // nil: nothing is recorded
+	call    AuditedCall
+	params  Params
+	secrets int  // how many of the first arguments are
+	open    bool // begin was called, and recorded it
+	id      string
+	began   time.Time
+}
+
+type changeKey struct{}
+
+func changeFrom(ctx context.Context) *change {
+	c, _ := ctx.Value(changeKey{}).(*change)
+	return c
+}
+
+// withChange returns a context for a call of a method.
+func (r *Registry) withChange(ctx context.Context, name string, p Params) (context.Context, *change) {
+	c := &change{auditor: r.auditor, params: p, began: time.Now()}
+	c.call.Method = name[:min(len(name), maxLoggedName)]
+	if m := r.methods[name]; m != nil {
+		c.secrets = m.Secrets
+	}
+	return context.WithValue(ctx, changeKey{}, c), c
+}
+
+// unknown is the number of entries where it isn't known before.
+const unknown = -1
+
+// begin is called before n entries are changed, of which some are named. It takes them from the caller's
+// budget and records the change; where it fails nothing may be changed. A call may begin several
+// times, as it finds more; all of that is one change.
+func (c *change) begin(ctx context.Context, n int, flows ...string) error {
+	principal := PrincipalFrom(ctx)
+	if c == nil || principal == nil {
+		return errNotBegun
+	}
+	if ok, room, wait := principal.TakeKills(max(0, n)); !ok {
+		return errBudget(n, room, wait)
+	}
+	if c.open {
+		return nil
+	}
+	if c.auditor == nil {
+		c.open = true
+		return nil
+	}
+	c.fill(ctx)
+	if n != unknown {
+		c.call.Matched = &n
+	}
+	c.call.Flows, c.call.FlowsTruncated = flows, len(flows) < n
+	var err error
+	if c.id, err = c.auditor.Begin(c.call); err != nil {
+		return err
+	}
+	c.open = true
+	return nil
+}
+
+func errBudget(n, room int, wait time.Duration) error {
+	err := &wire.Error{
+		Code:    wire.RateLimited,
+		Message: fmt.Sprintf("%d entries would be changed, and you have %d left of what you may change in a minute; nothing was changed", n, room),
+		Hint:    "narrow the filter: so many are more than a minute's",
+	}
+	if wait > 0 {
+		err.Hint = fmt.Sprintf("narrow the filter, or try again in %s", wait.Round(time.Second)+time.Second)
+	}
+	return err
+}
+
+// fill notes who calls, from where and with what.
+func (c *change) fill(ctx context.Context) {
+	if c.call.Principal == nil {
+		c.call.Principal = PrincipalFrom(ctx)
+	}
+	c.call.From = CallerFrom(ctx).From
+	if p := ProtocolFrom(ctx); p != 0 {
+		c.call.Protocol = p.String()
+	}
+	if c.call.Principal != nil && c.call.Params == nil { // what strangers send isn't recorded
+		c.call.Params, c.call.Truncated = recordedParams(c.params, c.secrets)
+	}
+	c.call.Reason = recordedReason(c.params)
+}
+
+// end records what became of a call, where it changed something or was refused.
+func (c *change) end(ctx context.Context, result any, failed *wire.Error) {
+	if c == nil || c.auditor == nil || !c.open && !isRefusal(failed) {
+		return
+	}
+	o := AuditOutcome{Err: failed, Took: time.Since(c.began)}
+	if !c.open {
+		c.fill(ctx)
+		c.auditor.Refused(c.call, o)
+		return
+	}
+	if failed == nil {
+		o.Changed, o.Failed = changesOf(result)
+	}
+	c.auditor.End(c.id, c.call, o)
+}
+
+// refused records a request that was refused before a method was reached.
+func (r *Registry) refused(ctx context.Context, protocol Protocol, failed *wire.Error) {
+	ctx, c := r.withChange(WithProtocol(ctx, protocol), "", Params{})
+	c.end(ctx, nil, failed)
+}
+
+// isRefusal tells whether a call failed because its caller may not make it. What the kernel doesn't
+// permit has an errno.
+func isRefusal(e *wire.Error) bool {
+	return e != nil && e.Errno == "" &&
+		(e.Code == wire.Unauthenticated || e.Code == wire.PermissionDenied || e.Code == wire.RateLimited)
+}
+
+// changesOf returns how many entries a call changed, and how many it could not change; nil where the
+// result doesn't say.
+func changesOf(result any) (changed *int, failed int) {
+	n := 0
+	switch r := result.(type) {
+	case counted:
+		n, failed = r.changes()
+	case wire.FlushResult:
+		n = r.Killed
+	case wire.UnblockResult:
+		n = r.Unblocked
+	case flowResult, expectResult: // of a create
+		n = 1
+	default:
+		return nil, 0
+	}
+	return &n, failed
+}
+
+// by notes who calls by a session of the method's own.
+func (c *change) by(p Principal) {
+	if c != nil {
+		c.call.Principal = p
+	}
+}
+
+// claim notes the name that somebody gives who isn't known.
+func (c *change) claim(name string) {
+	if c != nil {
+		c.call.Claimed = quoted(name)
+	}
+}
+
+// flowTexts names the first of flows for a record.
+func flowTexts(flows []conntrack.Flow) []string {
+	texts := make([]string, min(len(flows), maxRecordedFlows))
+	for i := range texts {
+		texts[i] = flowText(&flows[i])
+	}
+	return texts
+}
+
+func expectTexts(xs []conntrack.Expect) []string {
+	texts := make([]string, min(len(xs), maxRecordedFlows))
+	for i := range texts {
+		texts[i] = xs[i].Tuple.String()
+	}
+	return texts
+}
+
+// recordedReason returns the caller's reason.
+func recordedReason(p Params) string {
+	text, _ := p.Named["reason"].(string)
+	if len(p.Args) == 1 { // as one struct
+		if members, ok := p.Args[0].(map[string]any); ok {
+			text, _ = members["reason"].(string)
+		}
+	}
+	l := &CallLog{}
+	l.reason(text)
+	return strings.TrimSpace(l.Reason)
+}

@@ -1,0 +1,249 @@
+package rpc
+
+import (
+	"context"
+	"iter"
+	"net/netip"
+	"strings"
+
+	"ctd/conntrack"
+	"ctd/conntrack/cut"
+	"ctd/rpc/wire"
+)
+
+// The addresses by which a flow is inside a caller's networks, Service.Scope.
+const (
+	ScopeEither = "either" // any of the four
+	ScopeOrig   = "orig"   // source or destination of the original direction
+	ScopeReply  = "reply"  // source or destination of the reply direction
+)
+
+// scopeFilter returns what is inside networks; the zero Filter where there are none.
+func scopeFilter(side string, networks []netip.Prefix) (conntrack.Filter, error) {
+	if len(networks) == 0 {
+		return conntrack.Filter{}, nil
+	}
+	texts := make([]string, len(networks))
+	for i, n := range networks {
+		texts[i] = n.String()
+	}
+	list := strings.Join(texts, ",")
+	switch side {
+	case ScopeOrig:
+		return conntrack.ParseFilter("src=" + list + " or dst=" + list)
+	case ScopeReply:
+		return conntrack.ParseFilter("reply_src=" + list + " or reply_dst=" + list)
+	}
+	return conntrack.ParseFilter("addr=" + list)
+}
+
+// guarded is the table as the caller of one call has it: what is outside of the caller's networks isn't
+// there, and nothing is changed that was not recorded before. Methods reach the table only through it.
+type guarded struct {
+	Table
+	scope conntrack.Filter // the zero Filter: everything
+	bound []netip.Prefix
+	*change
+}
+
+// table returns the table of a call.
+func (s *Service) table(ctx context.Context) (*guarded, error) {
+	g := &guarded{Table: s.Table, change: changeFrom(ctx)}
+	p := PrincipalFrom(ctx)
+	if p == nil {
+		return nil, errUnauthenticated() // a method that was reached without a caller is a mistake
+	}
+	g.bound = p.Networks()
+	var err error
+	g.scope, err = scopeFilter(s.Scope, g.bound)
+	return g, err
+}
+
+// whole is the same table without bounds, for what isn't shown to the caller.
+func (g *guarded) whole() *guarded { return &guarded{Table: g.Table, change: g.change} }
+
+// isBound tells whether there is anything that the caller doesn't see.
+func (g *guarded) isBound() bool { return !g.scope.IsZero() }
+
+func (g *guarded) has(f *conntrack.Flow) bool { return g.scope.Match(f) }
+
+// hasTuples tells whether one of the addresses of tuples, each for itself, is the caller's.
+func (g *guarded) hasTuples(tuples ...*conntrack.Tuple) bool {
+	if !g.isBound() {
+		return true
+	}
+	for _, t := range tuples {
+		for _, n := range g.bound {
+			if n.Contains(t.Src) || n.Contains(t.Dst) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// errOutside refuses to make what is outside of the caller's networks.
+func (g *guarded) errOutside(what string) error {
+	names := make([]string, len(g.bound))
+	for i, n := range g.bound {
+		names[i] = n.String()
+	}
+	return &wire.Error{
+		Code: wire.PermissionDenied, Message: what + " is outside of your networks",
+		Hint: "yours are " + strings.Join(names, ", "),
+	}
+}
+
+// mayMake returns an error for a flow that is outside of the caller's networks.
+func (g *guarded) mayMake(what string, f *conntrack.Flow) error {
+	made := *f
+	if made.Reply.IsZero() {
+		made.Reply = made.Orig.Inverse()
+	}
+	if !g.has(&made) {
+		return g.errOutside(what)
+	}
+	return nil
+}
+
+// Flows is Table's.
+func (g *guarded) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
+	return g.Table.Flows(ctx, f, g.within(opts)...)
+}
+
+func (g *guarded) within(opts []conntrack.ListOption) []conntrack.ListOption {
+	if !g.isBound() {
+		return opts
+	}
+	return append(opts[:len(opts):len(opts)], conntrack.Within(g.scope))
+}
+
+// Count is Table's.
+func (g *guarded) Count(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) (int, error) {
+	return g.Table.Count(ctx, f, g.within(opts)...)
+}
+
+// Get is Table's. A flow outside isn't there, and isn't in the way of one inside that has the same id.
+func (g *guarded) Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, error) {
+	if !g.isBound() {
+		return g.Table.Get(ctx, k)
+	}
+	if k.Orig.IsZero() && k.Reply.IsZero() {
+		byID, err := resolveIDs(ctx, g, []selector{{key: k}})
+		if f := byID[k.ID]; err != nil || !f.Orig.IsZero() {
+			return f, err
+		}
+		return conntrack.Flow{}, errNoFlow()
+	}
+	f, err := g.Table.Get(ctx, k)
+	if err == nil && !g.has(&f) {
+		return conntrack.Flow{}, errNoFlow()
+	}
+	return f, err
+}
+
+// errNoFlow is the table's own error, so that nobody can tell one outside from one that isn't there.
+func errNoFlow() error { return &conntrack.OpError{Op: "get flow", Err: conntrack.ErrNotFound} }
+
+// GetMany is Table's.
+func (g *guarded) GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrack.Flow, []error) {
+	flows, errs := g.Table.GetMany(ctx, keys)
+	for i := range flows {
+		if errs[i] == nil && !g.has(&flows[i]) {
+			flows[i], errs[i] = conntrack.Flow{}, errNoFlow()
+		}
+	}
+	return flows, errs
+}
+
+// NewFlows is Table's.
+func (g *guarded) NewFlows(ctx context.Context) (iter.Seq2[conntrack.Flow, error], error) {
+	flows, err := g.Table.NewFlows(ctx)
+	if err != nil || !g.isBound() {
+		return flows, err
+	}
+	return func(yield func(conntrack.Flow, error) bool) {
+		for f, err := range flows {
+			if err == nil && !g.has(&f) {
+				continue
+			}
+			if !yield(f, err) {
+				return
+			}
+		}
+	}, nil
+}
+
+// hasExpect tells whether an expectation is the caller's: what is expected, or its master.
+func (g *guarded) hasExpect(x *conntrack.Expect) bool { return g.hasTuples(&x.Tuple, &x.Master) }
+
+// Expects is Table's.
+func (g *guarded) Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error] {
+	if !g.isBound() {
+		return g.Table.Expects(ctx)
+	}
+	return func(yield func(conntrack.Expect, error) bool) {
+		for x, err := range g.Table.Expects(ctx) {
+			if err == nil && !g.hasExpect(&x) {
+				continue
+			}
+			if !yield(x, err) {
+				return
+			}
+		}
+	}
+}
+
+// GetExpect is Table's.
+func (g *guarded) GetExpect(ctx context.Context, id uint32) (conntrack.Expect, error) {
+	x, err := g.Table.GetExpect(ctx, id)
+	if err == nil && !g.hasExpect(&x) {
+		return conntrack.Expect{}, &conntrack.OpError{Op: "get expectation", Err: conntrack.ErrNotFound}
+	}
+	return x, err
+}
+
+// cutter returns the cutter of a call; nil where nothing can be cut.
+func (s *Service) cutter(g *guarded) Cutter {
+	if s.Cutter == nil {
+		return nil
+	}
+	return &guardedCutter{s.Cutter, g}
+}
+
+// guardedCutter is the cutter as the caller of one call has it.
+type guardedCutter struct {
+	Cutter
+	table *guarded
+}
+
+// Cut is Cutter's.
+func (c *guardedCutter) Cut(ctx context.Context, flows []conntrack.Flow, o cut.Options) (cut.Result, error) {
+	if err := c.table.begun(); err != nil {
+		return cut.Result{}, err
+	}
+	return c.Cutter.Cut(ctx, flows, o)
+}
+
+// Blocks is Cutter's.
+func (c *guardedCutter) Blocks() ([]cut.Block, error) {
+	all, err := c.Cutter.Blocks()
+	if err != nil || !c.table.isBound() {
+		return all, err
+	}
+	var own []cut.Block
+	for _, b := range all {
+		if c.table.hasTuples(&conntrack.Tuple{Src: b.Src, Dst: b.Dst}) {
+			own = append(own, b)
+		}
+	}
+	return own, nil
+}
+
+// Unblock is Cutter's.
+func (c *guardedCutter) Unblock(blocks []cut.Block) ([]cut.Block, error) {
+	if err := c.table.begun(); err != nil {
+		return nil, err
+	}
+	return c.Cutter.Unblock(blocks)
+}
