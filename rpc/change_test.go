@@ -1,9 +1,6 @@
 package rpc
 
 import (
-	"ctd/conntrack"
-	"ctd/conntrack/cut"
-	"ctd/rpc/wire"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +9,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ctd/conntrack"
+	"ctd/conntrack/cut"
+	"ctd/rpc/wire"
 )
 
 // TestBudget: who may change so many a minute changes no more, and nothing half.

@@ -16,7 +16,7 @@ import (
 // table is what Fake and *conntrack.Table have in common.
 type table interface {
 	Flows(context.Context, conntrack.Filter, ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error]
-	Count(context.Context, conntrack.Filter) (int, error)
+	Count(context.Context, conntrack.Filter, ...conntrack.ListOption) (int, error)
 	Get(context.Context, conntrack.Key) (conntrack.Flow, error)
 	Kill(context.Context, []conntrack.Key) []error
 	Modify(context.Context, []conntrack.Key, conntrack.Change) []error
