@@ -108,7 +108,7 @@ func (p ports) choose(k portKey, old uint16, n int) []uint16 {
 		low, high = 10000, 65535
 	}
 	for range portTries {
-		first := (low + rand.IntN(high-low-n)) &^ 1
+		first := (low + rand.IntN(high-low-n)) &^ 1 // #nosec G404 -- a port is no secret: it is in the message
 		list := make([]uint16, n)
 		free := true
 		for i := range list {

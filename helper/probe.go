@@ -154,7 +154,7 @@ func trialFlow(family conntrack.Family, helper string) conntrack.Flow {
 	}
 	return conntrack.Flow{
 		Orig: conntrack.Tuple{
-			Proto: conntrack.TCP, Src: client, Dst: server, SrcPort: uint16(1024 + rand.IntN(64512)), DstPort: 9,
+			Proto: conntrack.TCP, Src: client, Dst: server, SrcPort: uint16(1024 + rand.IntN(64512)), DstPort: 9, // #nosec G404 -- of a trial
 		},
 		Timeout: trialTimeout, Helper: helper,
 	}
