@@ -244,6 +244,31 @@ func TestKernelZeroing(t *testing.T) {
 	})
 }
 
+// TestKernelWithin: what is outside isn't counted, and keeps its counters.
+func TestKernelWithin(t *testing.T) {
+	tp := conntracktest.NewTopology(t)
+	tp.UDP(conntracktest.Path{})
+	tp.UDP(conntracktest.Path{V6: true})
+	table := open(t, tp.Router)
+	inside, err := conntrack.ParseFilter("addr=" + tp.ClientAddr(true).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := table.Count(t.Context(), conntrack.Filter{}, conntrack.Within(inside)); n != 1 || err != nil {
+		t.Errorf("counted %d, %v", n, err)
+	}
+	scanned := 0
+	zeroed := list(t, table, conntrack.Filter{}, conntrack.Within(inside), conntrack.Zeroing(), conntrack.CountScanned(&scanned))
+	if len(zeroed) != 1 || scanned != 1 || zeroed[0].Family() != conntrack.FamilyIPv6 {
+		t.Fatalf("%d scanned, %+v", scanned, zeroed)
+	}
+	for _, f := range list(t, table, conntrack.Filter{}) {
+		if zero := f.OrigCounter == (conntrack.Counter{}); zero != (f.Family() == conntrack.FamilyIPv6) {
+			t.Errorf("%s has %+v", f.Orig, f.OrigCounter)
+		}
+	}
+}
+
 // TestKernelNetNSStays holds that no thread is left behind in the table's namespace, the main
 // thread least of all: it stands for the process.
 func TestKernelNetNSStays(t *testing.T) {
