@@ -15,8 +15,10 @@ require (
 	github.com/pion/rtp v1.8.11
 	github.com/prometheus/client_golang v1.22.0
 	github.com/ti-mo/conntrack v0.6.0
+	golang.org/x/crypto v0.58.0
 	golang.org/x/net v0.62.0
 	golang.org/x/sys v0.49.0
+	golang.org/x/term v0.47.0
 	golang.org/x/time v0.12.0
 )
 

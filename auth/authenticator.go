@@ -1,12 +1,13 @@
 package auth
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -35,50 +36,171 @@ type Defaults struct {
 
 // Authenticator recognises callers. Its methods may be called from many goroutines.
 type Authenticator struct {
-	own    *ownToken
+	shared *shared
 	logger *slog.Logger
+	grants *grants
+	own    *ownToken
+	cost   int // of the costliest hash, which those wait for who have none
+
+	users      map[string]userEntry               // of the configuration
+	usersFile  *watched[map[string]userEntry]     // nil: none
+	tokens     map[tokenHash]tokenEntry           // of the configuration
+	tokensFile *watched[map[tokenHash]tokenEntry] // nil: none
+
+	passwordFiles []*passwordFile
+	passwordRole  Role // of a name that has no user; empty: none
+
+	certificates *certificates
+	peers        *peers
+	oidc         *oidcVerifier // nil: none
+	proxy        *proxy
+	proxyRole    Role // of a name that has no user; empty: none
 }
 
 // New returns an authenticator. secret is the daemon's own token, which recognises an admin. What
-// before knows of wrong attempts, budgets and right passwords goes on; nil where there was none.
+// before knows of wrong attempts, budgets and right passwords goes on; nil where there was none. From
+// then on the new one is asked whether principals are valid, also those of before, until Close.
 // The errors are *SettingError.
 func New(cfg Config, d Defaults, secret string, before *Authenticator, logger *slog.Logger) (*Authenticator, []error) {
-	own := newOwnToken(secret, NewPrincipal(Identity{Name: "token", Role: Admin, Via: ViaToken}))
-	return &Authenticator{own: own, logger: logger}, nil
+	return newAuthenticator(cfg, d, secret, before, logger, time.Now)
+}
+
+func newAuthenticator(cfg Config, d Defaults, secret string, before *Authenticator, logger *slog.Logger, now func() time.Time) (*Authenticator, []error) {
+	s := newShared(now)
+	if before != nil {
+		s = before.shared
+	}
+	a, wrong := build(cfg, d, s, logger)
+	if len(wrong) > 0 {
+		a.closeIssuer()
+		return nil, wrong
+	}
+	a.own = newOwnToken(secret, NewPrincipal(Identity{Name: "token", Role: Admin, Via: ViaToken}))
+	a.openFiles(cfg, before)
+	s.install(a)
+	return a, nil
 }
 
 // Check says what is wrong with a configuration, and asks nobody. The errors are *SettingError.
-func Check(cfg Config) []error { return nil }
-
-// Password recognises a user by name and password, or anybody by a token as the password of any
-// name. from is the caller's address; zero for a local one.
-func (a *Authenticator) Password(ctx context.Context, from netip.Addr, name, password string) (*Principal, error) {
-	return a.Bearer(ctx, from, password)
+func Check(cfg Config) []error {
+	a, wrong := build(cfg, Defaults{}, newShared(time.Now), slog.New(slog.DiscardHandler))
+	a.closeIssuer()
+	return wrong
 }
 
-// Bearer recognises the bearer of a token: the daemon's own, one of the configuration or of ctd
-// token, or one of the OpenID Connect issuer.
-func (a *Authenticator) Bearer(ctx context.Context, from netip.Addr, secret string) (*Principal, error) {
-	if p := a.own.verify(secret); p != nil {
-		return p, nil
+// build makes an authenticator of what stands in the configuration itself.
+func build(cfg Config, d Defaults, s *shared, logger *slog.Logger) (*Authenticator, []error) {
+	a := &Authenticator{
+		shared: s, logger: logger, grants: &grants{defaults: d, budgets: s.budgets}, cost: hashCost,
+		passwordRole: Role(cfg.Passwords.Role), proxyRole: Role(cfg.Proxy.Role),
 	}
-	return nil, ErrWrong
+	var wrong []error
+	note := func(more []error) { wrong = append(wrong, more...) }
+	var more []error
+	a.users, more = parseUsers(cfg.Users)
+	note(more)
+	a.tokens, more = parseTokens(cfg.Tokens)
+	note(more)
+	if a.passwordRole != "" && a.passwordRole.rank() == 0 {
+		note([]error{&SettingError{"passwords.role", strconv.Quote(cfg.Passwords.Role) + " is none of viewer, operator, admin"}})
+	}
+	a.certificates, more = newCertificates(cfg.Users)
+	note(more)
+	a.peers, more = newPeers(cfg.Peers, a.grants)
+	note(more)
+	a.proxy, more = newProxy(cfg.Proxy)
+	note(more)
+	if cfg.OIDC.Issuer != "" {
+		a.oidc, more = newOIDC(cfg.OIDC, a.grants, logger)
+		note(more)
+	}
+	for _, u := range a.users {
+		if u.hash != "" {
+			a.cost = max(a.cost, costOf(u.hash))
+		}
+	}
+	return a, wrong
+}
+
+// openFiles reads the files that the configuration names. Those that before has too go on with what was
+// read of them.
+func (a *Authenticator) openFiles(cfg Config, before *Authenticator) {
+	now := a.shared.now
+	if before == nil {
+		before = &Authenticator{}
+	}
+	if old := before.usersFile; old != nil && old.path == cfg.UsersFile {
+		a.usersFile = old
+	} else if cfg.UsersFile != "" {
+		a.usersFile = watch(cfg.UsersFile, now, a.logger, decodeUsers)
+	}
+	if old := before.tokensFile; old != nil && old.path == cfg.TokensFile {
+		a.tokensFile = old
+	} else if cfg.TokensFile != "" {
+		a.tokensFile = watch(cfg.TokensFile, now, a.logger, decodeTokens)
+	}
+	for _, path := range cfg.Passwords.Files {
+		i := slices.IndexFunc(before.passwordFiles, func(f *passwordFile) bool { return f.path == path })
+		if i >= 0 {
+			a.passwordFiles = append(a.passwordFiles, before.passwordFiles[i])
+		} else {
+			a.passwordFiles = append(a.passwordFiles, newPasswordFile(path, now, a.logger))
+		}
+	}
+	for name := range a.usersFile.get() {
+		if _, ok := a.users[name]; ok {
+			a.shared.told.warn(a.logger, "a user is in the configuration and in the users file; the configuration's counts", name)
+		}
+	}
 }
 
 // Certificate recognises the owner of a TLS client certificate that was verified; nil is nobody.
-func (a *Authenticator) Certificate(cert *x509.Certificate) *Principal { return nil }
+func (a *Authenticator) Certificate(cert *x509.Certificate) *Principal {
+	name, credential := a.certificates.user(cert)
+	if name == "" {
+		return nil
+	}
+	return a.userPrincipal(name, ViaCertificate, credential)
+}
 
 // Peer recognises the process at the other end of a Unix socket; nil is nobody.
-func (a *Authenticator) Peer(c *net.UnixConn) (*Principal, error) { return peer(c) }
+func (a *Authenticator) Peer(c *net.UnixConn) (*Principal, error) { return a.peers.principal(c) }
 
 // ProxyUser recognises a user by the word of a trusted proxy; nil is nobody.
-func (a *Authenticator) ProxyUser(name string) *Principal { return nil }
+func (a *Authenticator) ProxyUser(name string) *Principal {
+	if checkName(name) != "" {
+		return nil
+	}
+	if p := a.userPrincipal(name, ViaProxy, ""); p != nil {
+		return p
+	}
+	role := a.proxyRole
+	if role.rank() == 0 {
+		return nil
+	}
+	id := a.grants.identity(name, ViaProxy, "", parsedGrant{role: role})
+	id.Valid = a.shared.valid(func(a *Authenticator) bool {
+		_, now := a.user(name)
+		return !now && a.proxyRole == role
+	})
+	return NewPrincipal(id)
+}
 
 // IsProxy tells whether requests from an address are a trusted proxy's.
-func (a *Authenticator) IsProxy(from netip.Addr) bool { return false }
+func (a *Authenticator) IsProxy(from netip.Addr) bool { return a.proxy.trusts(from) }
 
 // IsProxyPeer tells whether the process at the other end of a Unix socket is a trusted proxy.
-func (a *Authenticator) IsProxyPeer(c *net.UnixConn) bool { return false }
+func (a *Authenticator) IsProxyPeer(c *net.UnixConn) bool { return a.proxy.trustsPeer(c) }
 
-// Close ends what goes on in the background.
-func (a *Authenticator) Close() {}
+// Close ends what goes on in the background. Where no other authenticator has followed, the one before it
+// is in force again.
+func (a *Authenticator) Close() {
+	a.closeIssuer()
+	a.shared.uninstall(a)
+}
+
+func (a *Authenticator) closeIssuer() {
+	if a.oidc != nil {
+		a.oidc.close()
+	}
+}

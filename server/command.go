@@ -115,6 +115,12 @@ func parse(args []string, stdout, stderr io.Writer) (*grammar, error) {
 
 // parseInto reads the arguments of a verb; helped says that only the help was asked for, which was shown.
 func parseInto(g any, verb, description string, args []string, stdout, stderr io.Writer) (helped bool, err error) {
+	var chosen *kong.Context
+	return parseChosen(g, verb, description, args, stdout, stderr, &chosen)
+}
+
+// parseChosen is parseInto for a verb that has verbs of its own; chosen says which was given.
+func parseChosen(g any, verb, description string, args []string, stdout, stderr io.Writer, chosen **kong.Context) (helped bool, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			if _, ok := r.(helpShown); !ok {
@@ -128,12 +134,12 @@ func parseInto(g any, verb, description string, args []string, stdout, stderr io
 		kong.Description(description),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { panic(helpShown{}) }),
-		kong.Vars{"listen": DefaultListen, "socket": DefaultSocket, "maxBody": fmt.Sprint(rpc.DefaultMaxBody), "config": DefaultConfigFile},
+		kong.Vars{"listen": DefaultListen, "socket": DefaultSocket, "maxBody": fmt.Sprint(rpc.DefaultMaxBody), "config": DefaultConfigFile, "stateDir": defaultStateDir},
 	)
 	if err != nil {
 		return false, err
 	}
-	_, err = parser.Parse(args)
+	*chosen, err = parser.Parse(args)
 	return false, err
 }
 

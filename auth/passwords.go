@@ -1,0 +1,114 @@
+package auth
+
+import (
+	"crypto/sha1" //nolint:gosec // pyctd's files have it; it is replaced at the first login
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+const (
+	// maxPassword is how many bytes of a password bcrypt sees. A longer one is nobody's.
+	maxPassword = 72
+	// hashCost is the usual cost of a bcrypt hash: some 50 ms.
+	hashCost = bcrypt.DefaultCost
+	// maxCost is the highest that is taken. One more takes twice as long, and all wait for it.
+	maxCost = 15
+)
+
+// Errors of HashPassword.
+var (
+	ErrPasswordEmpty   = errors.New("the password is empty")
+	ErrPasswordTooLong = fmt.Errorf("the password has more than %d bytes, of which bcrypt would see no more; take a shorter one", maxPassword)
+)
+
+// HashPassword returns a hash of a password (bcrypt), as User.Password has it.
+func HashPassword(password string) (string, error) {
+	switch {
+	case password == "":
+		return "", ErrPasswordEmpty
+	case len(password) > maxPassword:
+		return "", ErrPasswordTooLong
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), hashCost)
+	if err != nil {
+		return "", fmt.Errorf("hash password: %w", err)
+	}
+	return string(hash), nil
+}
+
+// bcryptForm is a bcrypt hash: version, cost, salt and hash. Version 2x marks hashes of a wrong
+// implementation, which right ones don't reproduce.
+var bcryptForm = regexp.MustCompile(`^\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}$`)
+
+// checkUserHash says what is wrong with the hash of a user; empty where nothing is.
+func checkUserHash(hash string) string {
+	if !bcryptForm.MatchString(hash) {
+		return "it is no bcrypt hash; ctd passwd --print or htpasswd -nB prints one"
+	}
+	if cost := costOf(hash); cost > maxCost {
+		return fmt.Sprintf("a cost of %d takes too long; at most %d is taken", cost, maxCost)
+	}
+	return ""
+}
+
+// costOf returns the cost of a hash; that of a usual one where it is no bcrypt.
+func costOf(hash string) int {
+	if cost, err := bcrypt.Cost([]byte(hash)); err == nil {
+		return cost
+	}
+	return hashCost
+}
+
+// checkFileHash says what is wrong with a hash of a password file; empty where nothing is.
+func checkFileHash(hash string) string {
+	switch {
+	case sha1Of(hash) != nil:
+		return ""
+	case strings.HasPrefix(hash, "$2"):
+		return checkUserHash(hash)
+	case strings.HasPrefix(hash, "$apr1$"), strings.HasPrefix(hash, "$1$"):
+		return "it is hashed with MD5, which isn't taken; hash it anew with htpasswd -B"
+	}
+	return "its hash is of a kind that isn't taken; hash it anew with htpasswd -B"
+}
+
+// sha1Of returns the SHA-1 that a hash is: htpasswd -s's, or pyctd's in hexadecimal digits; nil where it
+// is another.
+func sha1Of(hash string) []byte {
+	var b []byte
+	var err error
+	if text, ok := strings.CutPrefix(hash, "{SHA}"); ok {
+		b, err = base64.StdEncoding.DecodeString(text)
+	} else {
+		b, err = hex.DecodeString(hash)
+	}
+	if err != nil || len(b) != sha1.Size {
+		return nil
+	}
+	return b
+}
+
+// dummyHash is a hash of nothing. Who asks for a name that isn't there waits for it as long as for one
+// that is.
+func dummyHash(cost int) string {
+	return fmt.Sprintf("$2a$%02d$%s", cost, strings.Repeat(".", 53))
+}
+
+// verifyPassword tells whether a hash is of a password. It takes as long as a bcrypt of the given cost at
+// least: also for SHA-1, for no hash at all, and for a password that is too long.
+func verifyPassword(hash, password string, cost int) bool {
+	fast := sha1Of(hash)
+	if fast != nil || hash == "" || len(password) > maxPassword {
+		_ = bcrypt.CompareHashAndPassword([]byte(dummyHash(cost)), []byte(password[:min(len(password), maxPassword)]))
+		sum := sha1.Sum([]byte(password))
+		return fast != nil && subtle.ConstantTimeCompare(fast, sum[:]) == 1
+	}
+	return bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) == nil
+}
