@@ -1,9 +1,6 @@
 package wire
 
-import (
-	"encoding/json"
-	"time"
-)
+import "time"
 
 // AuditParams are the parameters of server.audit.
 type AuditParams struct {
@@ -27,26 +24,26 @@ type AuditResult struct {
 
 // AuditRecord is one change or refusal.
 type AuditRecord struct {
-	Time            time.Time       `json:"time" doc:"when it began"`
-	Kind            string          `json:"kind" doc:"what it was" enum:"change,refusal"`
-	ID              string          `json:"id" doc:"of the record"`
-	Principal       string          `json:"principal" doc:"who; empty for nobody. Without via it is only what the caller claimed"`
-	Role            string          `json:"role,omitempty" doc:"the caller's role then"`
-	Via             string          `json:"via,omitempty" doc:"how the caller was recognised; absent where nobody was"`
-	Credential      string          `json:"credential,omitempty" doc:"which credential, e.g. a token's name"`
-	From            string          `json:"from" doc:"address and port, or unix"`
-	Protocol        string          `json:"protocol,omitempty" doc:"json-rpc or xml-rpc"`
-	Method          string          `json:"method" doc:"method that was called; empty where none was reached"`
-	Params          json.RawMessage `json:"params,omitempty" doc:"its parameters, without secrets"`
-	ParamsTruncated bool            `json:"params_truncated,omitempty" doc:"params were too long and are a text with their beginning"`
-	Reason          string          `json:"reason,omitempty" doc:"why, as the caller said"`
-	Matched         *int            `json:"matched,omitempty" doc:"entries that were found"`
-	Flows           []string        `json:"flows,omitempty" doc:"the first of them"`
-	FlowsTruncated  bool            `json:"flows_truncated,omitempty" doc:"there are more"`
-	Outcome         string          `json:"outcome" doc:"ok, a code, or unknown: the daemon ended before the change did"`
-	Message         string          `json:"message,omitempty" doc:"the error's"`
-	Changed         *int            `json:"changed,omitempty" doc:"entries that were changed"`
-	Failed          int             `json:"failed,omitempty" doc:"entries that could not be"`
-	TookMS          int64           `json:"took_ms,omitempty" doc:"milliseconds that it took"`
-	Suppressed      int             `json:"suppressed,omitempty" doc:"refusals before this one that were too many to be recorded"`
+	Time            time.Time `json:"time" doc:"when it began"`
+	Kind            string    `json:"kind" doc:"what it was" enum:"change,refusal"`
+	ID              string    `json:"id" doc:"of the record"`
+	Principal       string    `json:"principal" doc:"who; empty for nobody. Without via it is only what the caller claimed"`
+	Role            string    `json:"role,omitempty" doc:"the caller's role then"`
+	Via             string    `json:"via,omitempty" doc:"how the caller was recognised; absent where nobody was"`
+	Credential      string    `json:"credential,omitempty" doc:"which credential, e.g. a token's name"`
+	From            string    `json:"from" doc:"address and port, or unix"`
+	Protocol        string    `json:"protocol,omitempty" doc:"json-rpc or xml-rpc"`
+	Method          string    `json:"method" doc:"method that was called; empty where none was reached"`
+	Params          any       `json:"params,omitempty" doc:"its parameters, without secrets"`
+	ParamsTruncated bool      `json:"params_truncated,omitempty" doc:"params were too long and are a text with their beginning"`
+	Reason          string    `json:"reason,omitempty" doc:"why, as the caller said"`
+	Matched         *int      `json:"matched,omitempty" doc:"entries that were found"`
+	Flows           []string  `json:"flows,omitempty" doc:"the first of them"`
+	FlowsTruncated  bool      `json:"flows_truncated,omitempty" doc:"there are more"`
+	Outcome         string    `json:"outcome" doc:"ok, a code, or unknown: the change is under way, or the daemon ended before it did"`
+	Message         string    `json:"message,omitempty" doc:"the error's"`
+	Changed         *int      `json:"changed,omitempty" doc:"entries that were changed"`
+	Failed          int       `json:"failed,omitempty" doc:"entries that could not be"`
+	TookMS          int64     `json:"took_ms,omitempty" doc:"milliseconds that it took"`
+	Suppressed      int       `json:"suppressed,omitempty" doc:"refusals before this one that were too many to be recorded"`
 }
