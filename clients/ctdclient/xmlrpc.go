@@ -193,6 +193,8 @@ func resultOf(method string) any {
 		return new(wire.DoctorResult)
 	case "server.whoami":
 		return new(wire.WhoamiResult)
+	case "server.audit":
+		return new(wire.AuditResult)
 	}
 	return nil
 }
