@@ -76,6 +76,7 @@ type collector struct {
 	build                    prometheus.Metric
 	entries, max             *prometheus.Desc
 	enabled, up              *prometheus.Desc
+	audited, auditErrors     *prometheus.Desc
 	counterDescs, gaugeDescs []*prometheus.Desc
 	counterValues            []helperCounter
 	gaugeValues              []helperGauge
@@ -94,6 +95,8 @@ func newCollector(s *Server) *collector {
 		max:           desc("ctd_conntrack_entries_limit", "How many entries the table may have (net.netfilter.nf_conntrack_max)."),
 		enabled:       desc("ctd_rtsp_enabled", "Whether the configuration asks for the RTSP helper."),
 		up:            desc("ctd_rtsp_up", "Whether the RTSP helper follows connections."),
+		audited:       desc("ctd_audit_records_total", "Records that were written of changes and refusals."),
+		auditErrors:   desc("ctd_audit_errors_total", "Records that could not be written; a change that can't be recorded isn't made."),
 		counterValues: helperCounters(), gaugeValues: helperGauges(),
 	}
 	for _, m := range c.counterValues {
@@ -107,7 +110,7 @@ func newCollector(s *Server) *collector {
 
 // Describe is prometheus.Collector's.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range append([]*prometheus.Desc{c.build.Desc(), c.entries, c.max, c.enabled, c.up}, append(c.counterDescs, c.gaugeDescs...)...) {
+	for _, d := range append([]*prometheus.Desc{c.build.Desc(), c.entries, c.max, c.enabled, c.up, c.audited, c.auditErrors}, append(c.counterDescs, c.gaugeDescs...)...) {
 		to <- d
 	}
 }
@@ -123,6 +126,11 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	} else {
 		gauge(c.entries, float64(st.Entries))
 		gauge(c.max, float64(st.Max))
+	}
+	if a := c.s.auditor; a != nil {
+		st := a.log.Load().Status()
+		to <- prometheus.MustNewConstMetric(c.audited, prometheus.CounterValue, float64(st.Written))
+		to <- prometheus.MustNewConstMetric(c.auditErrors, prometheus.CounterValue, float64(st.Failed))
 	}
 	gauge(c.enabled, oneIf(c.s.helper.cfg.Enabled))
 	st, _ := c.s.helper.status()

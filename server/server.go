@@ -63,7 +63,8 @@ type Server struct {
 	table    Table
 	cutter   rpc.Cutter // nil where connections can't be cut
 	helper   *rtspHelper
-	secret   string // the daemon's own token
+	auditor  *auditor // nil where nothing is recorded
+	secret   string   // the daemon's own token
 	policy   atomic.Pointer[policy]
 	registry *rpc.Registry
 	logger   *slog.Logger
@@ -81,7 +82,7 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	}
 	s := &Server{
 		cfg: cfg, timing: defaultTiming(), table: table, cutter: cutter, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
-		secret: secret,
+		secret: secret, auditor: newAuditor(cfg.Audit, logger),
 		helper: newRTSPHelper(cfg.RTSP, logger), ended: make(chan struct{}),
 	}
 	p, wrong := s.newPolicy(cfg, nil)
@@ -92,7 +93,7 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	s.end = sync.OnceFunc(func() { close(s.ended) })
 	service := &rpc.Service{
 		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd, Stopping: s.ended,
-		Scope: cfg.Scope, Audit: s.audit,
+		Scope: cfg.Scope, Auditor: s.auditor.forService(), Audit: s.audit,
 		HelperStatus: s.helperStatus, HelperSessions: s.helperSessions, HelperRules: s.helperRules,
 	}
 	service.Register(s.registry)
@@ -154,6 +155,12 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	}
 	s.openHelper(ctx, table)
 	defer s.helper.close() // where serve didn't come to it
+	closeAudit, err := s.auditor.open(cfg.Audit)
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
+	defer closeAudit()
 	s.announce(stdout, listeners)
 	return s.serve(ctx, listeners)
 }

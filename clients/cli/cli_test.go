@@ -110,7 +110,7 @@ func TestExamples(t *testing.T) {
 		"ctd export", "ctd import", "ctd blocks", "ctd unblock",
 		"ctd expect", "ctd expect list", "ctd expect get", "ctd expect create", "ctd expect kill", "ctd expect flush",
 		"ctd helper", "ctd helper status", "ctd helper sessions", "ctd helper rules",
-		"ctd stats", "ctd doctor", "ctd info", "ctd completion", "ctd version",
+		"ctd stats", "ctd audit", "ctd doctor", "ctd info", "ctd completion", "ctd version",
 	} {
 		if _, ok := help[verb]; !ok {
 			t.Errorf("%s has no help text", verb)

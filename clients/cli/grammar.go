@@ -23,6 +23,7 @@ type grammar struct {
 	Expect     expectCmd     `cmd:"" help:"Expectations: list, get, create, kill, flush."`
 	Helper     helperCmd     `cmd:"" help:"RTSP helper: status, sessions, rules."`
 	Stats      statsCmd      `cmd:"" help:"Show the table's size and counters."`
+	Audit      auditCmd      `cmd:"" help:"Show who changed what, and who was refused."`
 	Doctor     doctorCmd     `cmd:"" help:"Find what keeps the table from being useful."`
 	Info       infoCmd       `cmd:"" help:"Show the daemon's version and what its kernel can do."`
 	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ type table struct {
 	width   int // of the terminal; 0 is no terminal
 	paint   painter
 	colours func(col int, cell, text string) string // nil: none
+	whole   string                                  // the form of the output that leaves nothing out; csv where empty
 
 	sample  [][]string
 	widths  []int
@@ -190,7 +192,7 @@ func (s *session) note(t *table, format string, args ...any) {
 	_ = s.out.Flush()
 	text := fmt.Sprintf(format, args...)
 	if len(t.dropped) > 0 {
-		text += fmt.Sprintf("; no room for %s: see -o csv", strings.Join(t.dropped, ", "))
+		text += fmt.Sprintf("; no room for %s: see -o %s", strings.Join(t.dropped, ", "), cmp.Or(t.whole, "csv"))
 	}
 	fmt.Fprintln(s.o.Stderr, s.paint(s.o.Stderr).dim(text))
 }

@@ -62,6 +62,8 @@ func (s *Server) method(call Call) (any, *wire.Error) {
 		}, nil
 	case "server.doctor":
 		return s.doctor, nil
+	case "server.audit":
+		return s.audit(p)
 	case "server.whoami":
 		return wire.WhoamiResult{Name: "root", Role: wire.RoleAdmin, Via: "unix"}, nil
 	}

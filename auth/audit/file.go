@@ -1,0 +1,297 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// fileMode lets only the owner read the record.
+	fileMode = 0o600
+	// openFlags: the last part of the path may be no link, which whoever owns the folder could let point
+	// anywhere, and no FIFO that nobody reads keeps the daemon waiting.
+	openFlags = unix.O_RDWR | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	// rotateAgain is how long after a file couldn't be set aside it is tried again.
+	rotateAgain = time.Minute
+)
+
+// file is a sink into a file.
+type file struct {
+	cfg  Config
+	lock *os.File // is locked (flock(2)) while the daemon lives
+
+	f     *os.File
+	first time.Time // of the first record; zero where there is none
+	torn  bool      // the file ends within a line
+
+	rotated   bool  // a new file was begun; whoever reads it sets it to false
+	rotateErr error // why the file couldn't be set aside at the last try
+	tried     time.Time
+}
+
+func openFile(cfg Config) (*file, error) {
+	lock, err := lockFile(cfg.File + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	s := &file{cfg: cfg, lock: lock}
+	if err := s.reopen(); err != nil {
+		s.unlock()
+		return nil, err
+	}
+	return s, nil
+}
+
+// lockFile locks a file that it makes beside the record, as the record itself is set aside.
+func lockFile(name string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, fileMode)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, ErrLocked
+			}
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		// Who had the lock before may have removed the file since it was opened here.
+		mine, err := f.Stat()
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		if there, err := os.Lstat(name); err == nil && os.SameFile(mine, there) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+func (s *file) unlock() {
+	_ = os.Remove(s.lock.Name()) // one that stays does no harm
+	s.lock.Close()
+}
+
+// reopen opens the file at the path and lets go of the one before. Where it fails that one stays.
+func (s *file) reopen() error {
+	f, err := openRegular(s.cfg.File, openFlags|unix.O_CREAT)
+	if err != nil {
+		return err
+	}
+	first, torn, err := look(f)
+	if err != nil {
+		f.Close()
+		return err
+	}
+	if s.f != nil {
+		s.f.Close()
+		s.rotated = true
+	}
+	s.f, s.first, s.torn = f, first, torn
+	return nil
+}
+
+// openRegular opens a file and refuses what is none.
+func openRegular(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags, fileMode)
+	if err != nil {
+		if errors.Is(err, unix.ELOOP) {
+			return nil, fmt.Errorf("%s is a symbolic link; name the file itself", path)
+		}
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s is no regular file; name another, or remove it", path)
+	}
+	return f, nil
+}
+
+// look finds out since when a file has records, and whether it ends within a line as a crash or a full
+// disk leaves it.
+func look(f *os.File) (first time.Time, torn bool, err error) {
+	fi, err := f.Stat()
+	if err != nil || fi.Size() == 0 {
+		return time.Time{}, false, err
+	}
+	var last [1]byte
+	if _, err := f.ReadAt(last[:], fi.Size()-1); err != nil {
+		return time.Time{}, false, err
+	}
+	head := make([]byte, 256)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return time.Time{}, false, err
+	}
+	first, ok := lineTime(head[:n])
+	if !ok {
+		first = fi.ModTime()
+	}
+	return first, last[0] != '\n', nil
+}
+
+// lineTime reads the time with which a line begins.
+func lineTime(line []byte) (time.Time, bool) {
+	rest, ok := strings.CutPrefix(string(line[:min(len(line), 64)]), `{"time":"`)
+	if !ok {
+		return time.Time{}, false
+	}
+	text, _, ok := strings.Cut(rest, `"`)
+	if !ok {
+		return time.Time{}, false
+	}
+	t, err := time.Parse(time.RFC3339Nano, text)
+	return t, err == nil
+}
+
+// write appends a line with one write(2).
+func (s *file) write(line []byte, r *Record) error {
+	size, err := s.follow()
+	if err != nil {
+		return err
+	}
+	if s.due(size, len(line), r.Time) && r.Time.Sub(s.tried).Abs() >= rotateAgain {
+		// Where it can't be set aside it is written on: no record is lost by that, and no change refused.
+		if s.rotateErr = s.rotate(); s.rotateErr == nil {
+			size, s.tried = 0, time.Time{}
+		} else {
+			s.tried = r.Time
+		}
+	}
+	if s.torn {
+		line = append([]byte{'\n'}, line...)
+	}
+	n, err := s.f.Write(line)
+	if err == nil {
+		s.torn = false
+		if s.first.IsZero() {
+			s.first = r.Time
+		}
+		return nil
+	}
+	if n > 0 {
+		// Nobody else writes the file, so that what is behind size is a part of this line.
+		if undo := s.f.Truncate(size); undo != nil {
+			s.torn = true
+			err = errors.Join(err, undo)
+		}
+	}
+	return err
+}
+
+// follow opens the file anew where it was moved away or deleted, and returns its size.
+func (s *file) follow() (size int64, err error) {
+	there, err := os.Lstat(s.cfg.File)
+	if err == nil {
+		mine, err := s.f.Stat()
+		if err != nil {
+			return 0, err
+		}
+		if os.SameFile(mine, there) {
+			if mine.Size() == 0 { // it may have been emptied
+				s.first, s.torn = time.Time{}, false
+			}
+			return mine.Size(), nil
+		}
+	}
+	if err := s.reopen(); err != nil {
+		return 0, explain(s.cfg.File, err)
+	}
+	fi, err := s.f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
+}
+
+// due tells whether the file is to be set aside before a line is written.
+func (s *file) due(size int64, line int, now time.Time) bool {
+	if size == 0 {
+		return false
+	}
+	return size+int64(line) > s.cfg.MaxSize || s.cfg.MaxAge > 0 && !s.first.IsZero() && now.Sub(s.first) >= s.cfg.MaxAge
+}
+
+// rotate sets the file aside and begins a new one. Where it fails, the old one is written on; each step
+// leaves all records in files that are read.
+func (s *file) rotate() error {
+	next := s.cfg.File + ".new"
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := openRegular(next, openFlags|unix.O_CREAT|unix.O_EXCL)
+	if err != nil {
+		return err
+	}
+	if err = s.shift(); err == nil {
+		err = os.Rename(next, s.cfg.File)
+	}
+	if err != nil {
+		f.Close()
+		_ = os.Remove(next)
+		return err
+	}
+	s.f.Close()
+	s.f, s.first, s.torn, s.rotated = f, time.Time{}, false, true
+	s.prune()
+	return nil
+}
+
+// shift makes the current file number 1, and each before it one more, up to the first that isn't
+// there. Only where all are there the oldest is overwritten.
+func (s *file) shift() error {
+	last := s.cfg.MaxFiles - 1
+	if last == 0 {
+		return nil // the new file takes the place
+	}
+	free := 1
+	for ; free < last; free++ {
+		if _, err := os.Lstat(numbered(s.cfg.File, free)); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	for i := free; i > 1; i-- {
+		if err := os.Rename(numbered(s.cfg.File, i-1), numbered(s.cfg.File, i)); err != nil {
+			return err
+		}
+	}
+	return os.Rename(s.cfg.File, numbered(s.cfg.File, 1))
+}
+
+// prune removes files that are more than are kept, as there may be where fewer are than before.
+func (s *file) prune() {
+	entries, err := os.ReadDir(filepath.Dir(s.cfg.File))
+	if err != nil {
+		return // they are only old
+	}
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), filepath.Base(s.cfg.File)+".")
+		if n, err := strconv.Atoi(number); ok && err == nil && n >= s.cfg.MaxFiles && numbered(filepath.Base(s.cfg.File), n) == e.Name() {
+			_ = os.Remove(numbered(s.cfg.File, n))
+		}
+	}
+}
+
+// numbered returns the path of a file that was set aside; 1 is the latest.
+func numbered(path string, n int) string { return path + "." + strconv.Itoa(n) }
+
+func (s *file) close() error {
+	err := s.f.Close()
+	s.unlock()
+	return err
+}

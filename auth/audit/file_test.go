@@ -1,0 +1,220 @@
+package audit
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func mkfifo(t testing.TB, path string) {
+	t.Helper()
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ids returns the IDs of the records in a file, in one text.
+func ids(t testing.TB, path string) string {
+	t.Helper()
+	var all []string
+	for _, r := range lines(t, path) {
+		all = append(all, r.ID)
+	}
+	return strings.Join(all, " ")
+}
+
+func wantFiles(t testing.TB, path string, want ...string) {
+	t.Helper()
+	for i, w := range want {
+		name := path
+		if i > 0 {
+			name = numbered(path, i)
+		}
+		if got := ids(t, name); got != w {
+			t.Errorf("%s has %q, want %q", filepath.Base(name), got, w)
+		}
+	}
+	if _, err := os.Stat(numbered(path, len(want))); err == nil {
+		t.Errorf("there is a number %d", len(want))
+	}
+}
+
+// filled returns a record whose line is more than half of the smallest file.
+func filled(t testing.TB, cfg Config, id string, at time.Time) Record {
+	t.Helper()
+	if cfg.MaxSize > 2*maxLine {
+		t.Fatal("the file is too large for one line to fill it by half")
+	}
+	r := begin(id, at)
+	for len(r.Flows) < 150 {
+		r.Flows = append(r.Flows, strings.Repeat("f", 60))
+	}
+	return r
+}
+
+func TestRotateBySize(t *testing.T) {
+	cfg := newConfig(t)
+	l := openLog(t, cfg)
+	l.file.cfg.MaxSize = maxLine // smaller than a Config may have it, so that few lines do
+	for _, id := range []string{"a", "b", "c"} {
+		write(t, l, filled(t, l.file.cfg, id, t0))
+	}
+	wantFiles(t, cfg.File, "c", "b", "a")
+	write(t, l, begin("d", t0), filled(t, l.file.cfg, "e", t0))
+	wantFiles(t, cfg.File, "e", "c d", "b")
+	// A number that isn't there is filled, and nothing is lost.
+	if err := os.Remove(numbered(cfg.File, 1)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l, filled(t, l.file.cfg, "f", t0))
+	wantFiles(t, cfg.File, "f", "e", "b")
+	if got := read(t, l, Query{}); len(got.Records) != 3 {
+		t.Errorf("read %d, want 3", len(got.Records))
+	}
+	// Fewer files are to be kept.
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"7", "07", "x", "1.gz"} {
+		if err := os.WriteFile(cfg.File+"."+name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg.MaxFiles = 1
+	l = openLog(t, cfg)
+	l.file.cfg.MaxSize = maxLine
+	write(t, l, filled(t, l.file.cfg, "g", t0))
+	wantFiles(t, cfg.File, "g")
+	left, _ := filepath.Glob(cfg.File + ".*")
+	for i := range left {
+		left[i] = strings.TrimPrefix(left[i], cfg.File)
+	}
+	if want := []string{".07", ".1.gz", ".lock", ".x"}; !slices.Equal(left, want) {
+		t.Errorf("left are %v, want %v", left, want)
+	}
+}
+
+func TestRotateByAge(t *testing.T) {
+	cfg := newConfig(t)
+	cfg.MaxAge = time.Hour
+	l := openLog(t, cfg)
+	write(t, l, begin("a", t0), begin("b", t0.Add(time.Hour-1)))
+	wantFiles(t, cfg.File, "a b")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, cfg) // it knows the age of a file that is there
+	write(t, l, begin("c", t0.Add(time.Hour)))
+	wantFiles(t, cfg.File, "c", "a b")
+}
+
+// TestRotateFails: a file that can't be set aside is written on, and set aside as soon as that works.
+func TestRotateFails(t *testing.T) {
+	cfg := newConfig(t)
+	l := openLog(t, cfg)
+	l.file.cfg.MaxSize = maxLine
+	// A folder that isn't empty can't be replaced by a file.
+	if err := os.MkdirAll(filepath.Join(cfg.File+".new", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l, filled(t, l.file.cfg, "a", t0), filled(t, l.file.cfg, "b", t0))
+	wantFiles(t, cfg.File, "a b")
+	if st := l.Status(); st.Rotate == nil || st.Err != nil || st.Failed != 0 {
+		t.Errorf("status %+v", st)
+	}
+	if err := os.RemoveAll(cfg.File + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l, begin("c", t0.Add(rotateAgain-1)))
+	wantFiles(t, cfg.File, "a b c")
+	write(t, l, begin("d", t0.Add(rotateAgain)))
+	wantFiles(t, cfg.File, "d", "a b c")
+	if st := l.Status(); st.Rotate != nil {
+		t.Errorf("status %+v", st)
+	}
+}
+
+// TestMovedAway: what an administrator's logrotate does is noticed at the next record.
+func TestMovedAway(t *testing.T) {
+	cfg := newConfig(t)
+	l := openLog(t, cfg)
+	write(t, l, begin("a", t0))
+	if err := os.Rename(cfg.File, cfg.File+".1"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l, begin("b", t0))
+	wantFiles(t, cfg.File, "b", "a")
+	if err := os.Remove(cfg.File); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l, begin("c", t0))
+	wantFiles(t, cfg.File, "c", "a")
+	if err := os.Truncate(cfg.File, 0); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l, begin("d", t0))
+	wantFiles(t, cfg.File, "d", "a")
+	if err := os.Rename(cfg.File, cfg.File+".1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	wantFiles(t, cfg.File, "", "d")
+
+	// Where it can't be made anew, nothing is written and nothing pretended.
+	dir := filepath.Dir(cfg.File)
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Write(begin("e", t0)); err == nil || !strings.Contains(err.Error(), "make its folder") {
+		t.Errorf("without a folder: %v", err)
+	}
+	if err := l.Reopen(); err == nil {
+		t.Error("opened anew without a folder")
+	}
+	if st := l.Status(); st.Err == nil || st.Failed != 1 {
+		t.Errorf("status %+v", st)
+	}
+	if err := os.Rename(dir+"-away", dir); err != nil {
+		t.Fatal(err)
+	}
+	write(t, l, begin("f", t0))
+	wantFiles(t, cfg.File, "f", "d")
+	if st := l.Status(); st.Err != nil || st.Failed != 1 {
+		t.Errorf("status %+v", st)
+	}
+}
+
+// TestTornLine: the half line that a crash leaves costs no other line.
+func TestTornLine(t *testing.T) {
+	for _, half := range []string{`{"time":"2026-11-22T04:15:00Z","ev`, "\x00\x00\x00", "{"} {
+		cfg := newConfig(t)
+		l := openLog(t, cfg)
+		write(t, l, begin("a", t0))
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(cfg.File, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString(half); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		l = openLog(t, cfg)
+		if got := read(t, l, Query{}); len(got.Records) != 1 {
+			t.Errorf("%q: %+v", half, got)
+		}
+		write(t, l, begin("b", t0), begin("c", t0))
+		if got := read(t, l, Query{}); len(got.Records) != 3 || got.Unread != 1 {
+			t.Errorf("%q: read %d with %d unread, want 3 and 1", half, len(got.Records), got.Unread)
+		}
+	}
+}
