@@ -40,7 +40,7 @@ type AuditRecord struct {
 	Matched         *int      `json:"matched,omitempty" doc:"entries that were found"`
 	Flows           []string  `json:"flows,omitempty" doc:"the first of them"`
 	FlowsTruncated  bool      `json:"flows_truncated,omitempty" doc:"there are more"`
-	Outcome         string    `json:"outcome" doc:"ok, a code, or unknown: the change is under way, or the daemon ended before it did"`
+	Outcome         string    `json:"outcome" doc:"ok, a code, or unknown: the daemon ended before the change did"`
 	Message         string    `json:"message,omitempty" doc:"the error's"`
 	Changed         *int      `json:"changed,omitempty" doc:"entries that were changed"`
 	Failed          int       `json:"failed,omitempty" doc:"entries that could not be"`
