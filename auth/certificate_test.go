@@ -147,7 +147,9 @@ func TestNewCertificatesWrong(t *testing.T) {
 	}
 	// One certificate can't be two users', however it is written.
 	for _, pair := range [][2]string{
-		{"CN=jane", "cn = jane"}, {"CN=jane,O=Example", "O=Example, CN=jane"}, {"DNS:a.example", "dns:A.example"},
+		{"CN=jane", "cn = jane"},
+		{"CN=jane,O=Example", "O=Example, CN=jane"},
+		{"DNS:a.example", "dns:A.example"},
 		{"IP:192.0.2.1", "IP:::ffff:192.0.2.1"},
 	} {
 		users := []User{{Name: "jane", Certificates: pair[:1]}, {Name: "joe", Certificates: pair[1:]}}
