@@ -154,6 +154,10 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	}
 	s.openHelper(ctx, table)
 	defer s.helper.close() // where serve didn't come to it
+	if err := leastPrivilege(&cfg); err != nil {
+		closeAll(listeners)
+		return err
+	}
 	s.announce(stdout, listeners)
 	return s.serve(ctx, listeners)
 }
