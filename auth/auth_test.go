@@ -140,20 +140,3 @@ func TestLockToken(t *testing.T) {
 		t.Errorf("in a folder that isn't there: %v", err)
 	}
 }
-
-func TestPeerPrincipal(t *testing.T) {
-	for _, tt := range []struct {
-		uid, own uint32
-		want     bool
-	}{
-		{0, 0, true}, {0, 990, true}, {990, 990, true}, {1000, 0, false}, {1000, 990, false},
-	} {
-		p := peerPrincipal(tt.uid, tt.own)
-		if (p != nil) != tt.want {
-			t.Errorf("uid %d at a daemon of uid %d: %v, want recognised %v", tt.uid, tt.own, p, tt.want)
-		}
-		if p != nil && p.Role() != "admin" {
-			t.Errorf("role %q, want admin", p.Role())
-		}
-	}
-}

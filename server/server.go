@@ -155,6 +155,11 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	}
 	s.openHelper(ctx, table)
 	defer s.helper.close() // where serve didn't come to it
+	if err := leastPrivilege(&cfg); err != nil {
+		closeAll(listeners)
+		return err
+	}
+	// As the user that it runs as, who rotates the file.
 	closeAudit, err := s.auditor.open(cfg.Audit)
 	if err != nil {
 		closeAll(listeners)

@@ -1,0 +1,71 @@
+package auth
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// proxy knows requests of a trusted reverse proxy.
+type proxy struct {
+	networks []netip.Prefix
+	uids     map[uint32]bool
+}
+
+// newProxy reads whom to trust. The errors are *SettingError.
+func newProxy(cfg Proxy) (*proxy, []error) {
+	p := &proxy{uids: make(map[uint32]bool)}
+	var wrong []error
+	for _, text := range cfg.Addresses {
+		network, err := parseProxyNetwork(text)
+		if err != nil {
+			wrong = append(wrong, &SettingError{"proxy.addresses", err.Error()})
+			continue
+		}
+		p.networks = append(p.networks, network)
+	}
+	for _, name := range cfg.UnixUsers {
+		uid, err := lookupUser(name)
+		if err != nil {
+			wrong = append(wrong, &SettingError{"proxy.unix_users", err.Error()})
+			continue
+		}
+		p.uids[uid] = true
+	}
+	if len(cfg.Addresses)+len(cfg.UnixUsers) > 0 && !httpguts.ValidHeaderFieldName(cfg.Header) {
+		wrong = append(wrong, &SettingError{"proxy.header", fmt.Sprintf("%q is no name of a header; the default is %s", cfg.Header, DefaultConfig().Proxy.Header)})
+	}
+	return p, wrong
+}
+
+// parseProxyNetwork reads an address or a network. One of everybody is refused: whoever is in it may call
+// in anybody's name.
+func parseProxyNetwork(text string) (netip.Prefix, error) {
+	network, err := parseNetwork(text)
+	if err == nil && network.Bits() == 0 {
+		err = fmt.Errorf("%q is everybody, who could then call in anybody's name; give the proxy's own addresses", text)
+	}
+	return network, err
+}
+
+// trusts tells whether a proxy calls from an address. The zero address, a local caller's, is none.
+func (p *proxy) trusts(from netip.Addr) bool {
+	from = from.Unmap().WithZone("")
+	for _, n := range p.networks {
+		if n.Contains(from) {
+			return true
+		}
+	}
+	return false
+}
+
+// trustsPeer tells whether the process at the other end of a Unix socket is a proxy.
+func (p *proxy) trustsPeer(c *net.UnixConn) bool {
+	if len(p.uids) == 0 {
+		return false
+	}
+	cred, err := peerCredentials(c)
+	return err == nil && p.uids[cred.Uid]
+}

@@ -1,0 +1,267 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// stateFiles are the names of what the daemon keeps in its state folder, as patterns of filepath.Match.
+var stateFiles = []string{"users.toml*", "tokens.toml*", "audit.log*"}
+
+// stateDirMode lets nobody else see what is in the state folder.
+const stateDirMode = 0o700
+
+// account is a user to become.
+type account struct {
+	name     string
+	uid, gid int
+	groups   []int // supplementary
+}
+
+// accountOf returns the user that run_as names, by name or number; nil where it is empty.
+func accountOf(runAs string) (*account, error) {
+	if runAs == "" {
+		return nil, nil
+	}
+	u, err := user.Lookup(runAs)
+	if err != nil {
+		if byID, idErr := user.LookupId(runAs); idErr == nil {
+			u, err = byID, nil
+		}
+	}
+	if err != nil {
+		return nil, &hintError{fmt.Errorf("run as %s: %w", runAs, err), "make the user, e.g. useradd --system --no-create-home " + runAs + ", or set run_as to another"}
+	}
+	a := &account{name: u.Username}
+	if a.uid, err = strconv.Atoi(u.Uid); err == nil {
+		a.gid, err = strconv.Atoi(u.Gid)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("run as %s: %w", runAs, err)
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return nil, fmt.Errorf("run as %s: list the groups: %w", runAs, err)
+	}
+	for _, id := range ids {
+		if gid, err := strconv.Atoi(id); err == nil {
+			a.groups = append(a.groups, gid)
+		}
+	}
+	return a, nil
+}
+
+// capabilities are those that the daemon needs once all is open: CAP_NET_ADMIN for netlink, nftables and
+// the packet queue, CAP_NET_RAW to tell silent ends that they were cut, and CAP_SYS_ADMIN to enter the
+// namespace, where it manages one that isn't its own.
+func (c *Config) capabilities() []cap.Value {
+	keep := []cap.Value{cap.NET_ADMIN, cap.NET_RAW}
+	if c.NetNS != "" {
+		keep = append(keep, cap.SYS_ADMIN)
+	}
+	return keep
+}
+
+// leastPrivilege gives what the daemon must still write to the user that cfg says it runs as, becomes that
+// user, and lets go of all that it needs no more. It is called once everything is open.
+func leastPrivilege(cfg *Config) error {
+	who, err := accountOf(cfg.RunAs)
+	if err != nil {
+		return err
+	}
+	var folders []string
+	if who != nil && os.Geteuid() == 0 && who.uid != 0 {
+		if folders, err = giveFiles(cfg, who); err != nil {
+			return err
+		}
+	}
+	if err := drop(who, cfg.capabilities()); err != nil {
+		return err
+	}
+	for _, folder := range folders {
+		if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+			return &hintError{
+				fmt.Errorf("write to %s as %s: %w", folder, who.name, os.NewSyscallError("access", err)),
+				"the daemon needs folders of its own for its socket, state and audit log: chown " + who.name + " " + folder + ", where nobody else needs it",
+			}
+		}
+	}
+	return nil
+}
+
+// drop becomes a user (nil: stay), and keeps of the capabilities none but those given, for good: neither
+// this process nor what it starts can get any other. It holds for all threads.
+func drop(who *account, keep []cap.Value) error {
+	have := cap.GetProc()
+	// Only who may change the bounding set; to others no_new_privs closes the same way.
+	if may, err := have.GetFlag(cap.Effective, cap.SETPCAP); err == nil && may {
+		if err := cap.DropBound(others(keep)...); err != nil {
+			return fmt.Errorf("reduce the bounding set: %w", err)
+		}
+	}
+	if err := cap.ResetAmbient(); err != nil {
+		return fmt.Errorf("empty the ambient set: %w", err)
+	}
+	if who != nil && who.uid != os.Geteuid() {
+		if err := become(who); err != nil {
+			return err
+		}
+	}
+	left := cap.NewSet()
+	for _, c := range keep {
+		if may, err := have.GetFlag(cap.Permitted, c); err != nil || !may {
+			continue // what wasn't there can't be kept; server.doctor says so
+		}
+		if err := left.SetFlag(cap.Permitted, true, c); err != nil {
+			return fmt.Errorf("keep %s: %w", c, err)
+		}
+		if err := left.SetFlag(cap.Effective, true, c); err != nil {
+			return fmt.Errorf("keep %s: %w", c, err)
+		}
+	}
+	if err := left.SetProc(); err != nil {
+		return fmt.Errorf("let go of capabilities: %w", err)
+	}
+	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
+		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	// Nobody else of this user's may look into the process, nor does it leave its memory in a file.
+	if _, err := cap.Prctlw(unix.PR_SET_DUMPABLE, 0); err != nil {
+		return fmt.Errorf("set not dumpable: %w", err)
+	}
+	return nil
+}
+
+// become changes user and groups, and keeps the permitted capabilities.
+func become(who *account) error {
+	err := cap.SetGroups(who.gid, who.groups...)
+	if err == nil {
+		err = cap.SetUID(who.uid)
+	}
+	if err != nil {
+		return &hintError{fmt.Errorf("become the user %s: %w", who.name, err), "only root can become another user: start the daemon as root, or as that user with the capabilities, and leave run_as out"}
+	}
+	if got := os.Geteuid(); got != who.uid {
+		return fmt.Errorf("become the user %s: still user %d", who.name, got)
+	}
+	return nil
+}
+
+// others returns the capabilities that the kernel knows, without some.
+func others(some []cap.Value) (all []cap.Value) {
+	for c := cap.Value(0); c < cap.MaxBits(); c++ {
+		kept := false
+		for _, s := range some {
+			kept = kept || s == c
+		}
+		if !kept {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// giveFiles gives the user that the daemon becomes what root made for it: socket, token and what is in the
+// state folder. It returns the folders that the user must be able to write to.
+func giveFiles(cfg *Config, who *account) (folders []string, err error) {
+	beside := filepath.Dir(cfg.Socket)
+	token := filepath.Base(cfg.tokenFile())
+	if err := who.give(beside, []string{filepath.Base(cfg.Socket), token, token + ".lock"}); err != nil {
+		return nil, err
+	}
+	folders = append(folders, beside)
+	if cfg.StateDir != "" {
+		if err := os.MkdirAll(cfg.StateDir, stateDirMode); err != nil {
+			return nil, fmt.Errorf("make the state folder: %w", err)
+		}
+		if err := who.give(cfg.StateDir, stateFiles); err != nil {
+			return nil, err
+		}
+		folders = append(folders, cfg.StateDir)
+	}
+	if f := cfg.Audit.File; cfg.Audit.To == "file" && f != "" && filepath.Dir(f) != filepath.Clean(cfg.StateDir) {
+		if err := who.give(filepath.Dir(f), []string{filepath.Base(f) + "*"}); err != nil {
+			return nil, err
+		}
+		folders = append(folders, filepath.Dir(f))
+	}
+	return folders, nil
+}
+
+// give gives the files in a folder whose names fit the patterns to the user, where they are root's; and the
+// folder, where it is root's and holds nothing else: /run or /var/log stay what they are. Others may write
+// to the folder, so nothing there is followed anywhere else.
+func (a *account) give(folder string, patterns []string) error {
+	dir, err := os.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("give %s to %s: %w", folder, a.name, err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("give %s to %s: %w", folder, a.name, err)
+	}
+	onlyOurs := true
+	for _, name := range names {
+		if !matchesAny(patterns, name) {
+			onlyOurs = false
+			continue
+		}
+		if err := a.giveOne(int(dir.Fd()), name); err != nil {
+			return fmt.Errorf("give %s to %s: %w", filepath.Join(folder, name), a.name, err)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return fmt.Errorf("give %s to %s: %w", folder, a.name, os.NewSyscallError("stat", err))
+	}
+	if st.Uid != 0 || !onlyOurs {
+		return nil
+	}
+	if err := dir.Chown(a.uid, a.gid); err != nil {
+		return fmt.Errorf("give %s to %s: %w", folder, a.name, err)
+	}
+	return nil
+}
+
+// giveOne gives one regular file or socket of root's, which has no other name, to the user.
+func (a *account) giveOne(dir int, name string) error {
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("stat", err)
+	}
+	kind := st.Mode & unix.S_IFMT
+	if st.Uid != 0 || st.Nlink != 1 || kind != unix.S_IFREG && kind != unix.S_IFSOCK {
+		return nil
+	}
+	return os.NewSyscallError("chown", unix.Fchownat(fd, "", a.uid, a.gid, unix.AT_EMPTY_PATH))
+}
+
+func matchesAny(patterns []string, name string) bool {
+	for _, p := range patterns {
+		// The name of a socket is taken as it is, whatever signs are in it.
+		if ok, err := filepath.Match(p, name); ok && err == nil || strings.TrimSuffix(p, "*") == name {
+			return true
+		}
+	}
+	return false
+}
