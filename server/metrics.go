@@ -75,6 +75,7 @@ type collector struct {
 	s                        *Server
 	build                    prometheus.Metric
 	entries, max             *prometheus.Desc
+	certificateEnd           *prometheus.Desc
 	enabled, up              *prometheus.Desc
 	counterDescs, gaugeDescs []*prometheus.Desc
 	counterValues            []helperCounter
@@ -90,10 +91,12 @@ func newCollector(s *Server) *collector {
 		build: prometheus.MustNewConstMetric(
 			prometheus.NewDesc("ctd_build_info", "The daemon's version; the value is always 1.", []string{"version", "goversion"}, nil),
 			prometheus.GaugeValue, 1, s.cfg.Version, runtime.Version()),
-		entries:       desc("ctd_conntrack_entries", "Entries in the connection tracking table."),
-		max:           desc("ctd_conntrack_entries_limit", "How many entries the table may have (net.netfilter.nf_conntrack_max)."),
-		enabled:       desc("ctd_rtsp_enabled", "Whether the configuration asks for the RTSP helper."),
-		up:            desc("ctd_rtsp_up", "Whether the RTSP helper follows connections."),
+		entries: desc("ctd_conntrack_entries", "Entries in the connection tracking table."),
+		max:     desc("ctd_conntrack_entries_limit", "How many entries the table may have (net.netfilter.nf_conntrack_max)."),
+		enabled: desc("ctd_rtsp_enabled", "Whether the configuration asks for the RTSP helper."),
+		up:      desc("ctd_rtsp_up", "Whether the RTSP helper follows connections."),
+		certificateEnd: desc("ctd_tls_certificate_expiry_timestamp_seconds",
+			"When the daemon's TLS certificate expires, in seconds since 1970; only with TLS."),
 		counterValues: helperCounters(), gaugeValues: helperGauges(),
 	}
 	for _, m := range c.counterValues {
@@ -107,7 +110,7 @@ func newCollector(s *Server) *collector {
 
 // Describe is prometheus.Collector's.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range append([]*prometheus.Desc{c.build.Desc(), c.entries, c.max, c.enabled, c.up}, append(c.counterDescs, c.gaugeDescs...)...) {
+	for _, d := range append([]*prometheus.Desc{c.build.Desc(), c.entries, c.max, c.certificateEnd, c.enabled, c.up}, append(c.counterDescs, c.gaugeDescs...)...) {
 		to <- d
 	}
 }
@@ -123,6 +126,9 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	} else {
 		gauge(c.entries, float64(st.Entries))
 		gauge(c.max, float64(st.Max))
+	}
+	if ring := c.s.keys(); ring != nil {
+		gauge(c.certificateEnd, float64(ring.now().leaf.NotAfter.Unix()))
 	}
 	gauge(c.enabled, oneIf(c.s.helper.cfg.Enabled))
 	st, _ := c.s.helper.status()
