@@ -140,25 +140,28 @@ func (c *Config) check() []*settingError {
 		wrong = append(wrong, wrongf("max_body", "%d is below 0", c.MaxBody))
 	}
 	for _, address := range c.Listen {
-		if e := checkListen(address, c.Insecure); e != nil {
+		if e := c.checkListen(address); e != nil {
 			wrong = append(wrong, e)
 		}
 	}
-	return wrong
+	return append(wrong, checkTLS(c.TLS)...)
 }
 
-// checkListen refuses an address beyond loopback, where the token and everything else could be
-// read on the way.
-func checkListen(address string, insecure bool) *settingError {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return wrongf("listen", "%s: want host:port, e.g. %s", address, DefaultListen)
-	}
-	if insecure || isLoopback(host) {
+// checkListen refuses an address beyond loopback without TLS, where the token and everything else could
+// be read on the way.
+func (c *Config) checkListen(entry string) *settingError {
+	e := c.endpoint(entry)
+	host, _, err := net.SplitHostPort(e.address)
+	switch {
+	case err != nil || strings.Contains(e.address, "/"):
+		return wrongf("listen", "%s: want host:port, e.g. %s, with http:// or https:// before it or without", entry, DefaultListen)
+	case e.https && c.TLS.Cert == "":
+		return wrongf("listen", "%s: https needs a certificate: set cert and key in [tls]", entry)
+	case e.https || c.Insecure || isLoopback(host):
 		return nil
 	}
-	return wrongf("listen", "%s: nothing is encrypted, so only loopback is listened on; "+
-		"reach it through ssh -L or a proxy with TLS, or give --insecure (insecure = true) in a network where nobody reads along", address)
+	return wrongf("listen", "%s: nothing is encrypted, so only loopback is listened on; set cert and key in [tls], "+
+		"reach it through ssh -L or a proxy with TLS, or give --insecure (insecure = true) in a network where nobody reads along", entry)
 }
 
 func isLoopback(host string) bool {

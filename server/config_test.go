@@ -8,6 +8,7 @@ import (
 )
 
 func TestConfigCheck(t *testing.T) {
+	pair := newAuthority(t, "ca").server(t, "server", "localhost")
 	for name, c := range map[string]struct {
 		cfg  Config
 		want string // in the error; empty for none
@@ -30,6 +31,15 @@ func TestConfigCheck(t *testing.T) {
 		"insecure":            {Config{Socket: "s", Listen: []string{":8420", "router:8420"}, Insecure: true}, ""},
 		"no port":             {Config{Socket: "s", Listen: []string{"127.0.0.1"}}, "want host:port"},
 		"no port, insecure":   {Config{Socket: "s", Listen: []string{"127.0.0.1"}, Insecure: true}, "want host:port"},
+		"http":                {Config{Socket: "s", Listen: []string{"http://127.0.0.1:1", "http://[::1]:1"}}, ""},
+		"http beyond":         {Config{Socket: "s", Listen: []string{"http://0.0.0.0:1"}}, "http://0.0.0.0:1: nothing is encrypted"},
+		"http beyond, asked":  {Config{Socket: "s", Listen: []string{"http://0.0.0.0:1"}, Insecure: true}, ""},
+		"https without keys":  {Config{Socket: "s", Listen: []string{"https://127.0.0.1:1"}, Insecure: true}, "https needs a certificate"},
+		"a path":              {Config{Socket: "s", Listen: []string{"http://127.0.0.1:1/"}}, "want host:port"},
+		"another scheme":      {Config{Socket: "s", Listen: []string{"unix:///run/ctd.sock"}}, "want host:port"},
+		"TLS beyond":          {Config{Socket: "s", Listen: []string{":8420", "https://router:443", "http://127.0.0.1:1"}, TLS: pair.config()}, ""},
+		"TLS, but not there":  {Config{Socket: "s", Listen: []string{":8420", "http://:8421"}, TLS: pair.config()}, "http://:8421: nothing is encrypted"},
+		"TLS, no such file":   {Config{Socket: "s", TLS: TLSConfig{Cert: "none.pem", Key: pair.key}}, "none.pem"},
 		"loopback as a label": {Config{Socket: "s", Listen: []string{"127.0.0.1.example.com:1"}}, "nothing is encrypted"},
 	} {
 		wrong := c.cfg.check()

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"sync"
 )
@@ -14,6 +16,7 @@ const maxConnections = 512
 // limitListener is a listener with at most so many open connections.
 type limitListener struct {
 	net.Listener
+	https  bool // its callers speak TLS; see Server.withTLS
 	slots  chan struct{}
 	closed chan struct{}
 	close  func() error
@@ -50,6 +53,11 @@ func (l *limitListener) Close() error { return l.close() }
 type connection struct {
 	net.Conn
 	release func()
+
+	// With TLS: the daemon's present keyring, and the authorities by which the caller's certificate was
+	// verified.
+	keys        func() *keyring
+	authorities *x509.CertPool
 }
 
 func newConnection(c net.Conn, release func()) *connection {
@@ -71,10 +79,21 @@ func withConnection(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, c)
 }
 
+// connectionOf returns the connection of a request as it was accepted, below TLS; nil where it isn't
+// one of the daemon's listeners'.
+func connectionOf(ctx context.Context) *connection {
+	c, _ := ctx.Value(connectionKey{}).(net.Conn)
+	if over, ok := c.(*tls.Conn); ok {
+		c = over.NetConn()
+	}
+	accepted, _ := c.(*connection)
+	return accepted
+}
+
 // unixConnection returns the connection of a request if it came over a Unix socket.
 func unixConnection(ctx context.Context) (*net.UnixConn, bool) {
-	c, ok := ctx.Value(connectionKey{}).(*connection)
-	if !ok {
+	c := connectionOf(ctx)
+	if c == nil {
 		return nil, false
 	}
 	u, ok := c.Conn.(*net.UnixConn)

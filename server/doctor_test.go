@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/x509"
 	"os"
 	"os/exec"
 	"os/user"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -280,4 +282,57 @@ func TestDoctorCapabilities(t *testing.T) {
 			t.Errorf("without %d in %q: %+v, want %s and %q", c.capability, c.netns, got, c.want, c.mend)
 		}
 	}
+}
+
+// TestDoctorTLS: a certificate that ends soon, or can't be used, is found before callers notice.
+func TestDoctorTLS(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	pair := func(name string, until time.Duration, change func(*x509.Certificate)) TLSConfig {
+		template := serverTemplate(name)
+		template.NotAfter = time.Now().Add(until)
+		if change != nil {
+			change(template)
+		}
+		return ca.issue(t, name, template).config()
+	}
+	readable := pair("readable", 30*24*time.Hour, nil)
+	if err := os.Chmod(readable.Key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	for name, c := range map[string]struct {
+		cfg      Config
+		severity string
+		want     string // in the message
+	}{
+		"none":            {Config{}, severityOK, "there is no TLS"},
+		"loopback":        {Config{Listen: []string{DefaultListen}}, severityOK, "there is no TLS"},
+		"beyond":          {Config{Listen: []string{DefaultListen, ":1"}, Insecure: true}, severityWarning, "nothing is encrypted at :1: "},
+		"beyond, beside":  {Config{Listen: []string{"http://:1"}, Insecure: true, TLS: pair("a", 15*day, nil)}, severityWarning, "write https:// there"},
+		"long":            {Config{Listen: []string{":1"}, TLS: pair("b", 14*day+time.Hour, nil)}, severityOK, "the certificate for b, 127.0.0.1 is valid until "},
+		"two weeks":       {Config{TLS: pair("c", 14*day-time.Minute, nil)}, severityWarning, ", in 13 days; "},
+		"a day":           {Config{TLS: pair("d", 25*time.Hour, nil)}, severityWarning, ", in 1 day; "},
+		"hours":           {Config{TLS: pair("e", time.Hour, nil)}, severityWarning, ", in less than a day; "},
+		"expired":         {Config{TLS: pair("f", -time.Minute, nil)}, severityError, " expired at "},
+		"not yet":         {Config{TLS: pair("g", 20*day, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) })}, severityError, "is the clock right?"},
+		"without names":   {Config{TLS: pair("h", 20*day, func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil })}, severityWarning, "names no host"},
+		"everybody reads": {Config{TLS: readable}, severityInfo, "every user of this machine can read the key"},
+	} {
+		got := finding(t, newFixture(t, c.cfg).Server, "tls")
+		if got.Severity != c.severity || !strings.Contains(got.Message, c.want) {
+			t.Errorf("%s: %+v, want %s and %q", name, got, c.severity, c.want)
+		}
+	}
+	f := newFixture(t, Config{TLS: readable})
+	if out, err := exec.Command("sh", "-c", finding(t, f.Server, "tls").Mend).CombinedOutput(); err != nil {
+		t.Errorf("%v %s", err, out)
+	}
+	if got := finding(t, f.Server, "tls"); got.Severity != severityOK {
+		t.Errorf("mended: %+v", got)
+	}
+	write(t, readable.Cert, nil)
+	conntracktest.Eventually(t, "a file that can't be used is found", func() bool {
+		got := finding(t, f.Server, "tls")
+		return got.Severity == severityWarning && strings.Contains(got.Message, "those before go on: tls.cert: ")
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -23,7 +24,24 @@ const (
 // errInUse says that somebody listens there already.
 var errInUse = errors.New("address in use")
 
-// listenAll listens on everything that cfg names, or on nothing.
+// endpoint is an entry of Config.Listen.
+type endpoint struct {
+	https   bool
+	address string // host:port
+}
+
+// endpoint returns what an entry of Config.Listen means.
+func (c *Config) endpoint(entry string) endpoint {
+	if address, ok := strings.CutPrefix(entry, "https://"); ok {
+		return endpoint{true, address}
+	}
+	if address, ok := strings.CutPrefix(entry, "http://"); ok {
+		return endpoint{false, address}
+	}
+	return endpoint{c.TLS.Cert != "", entry}
+}
+
+// listenAll listens on everything that cfg names, or on nothing. serve adds TLS.
 func listenAll(cfg *Config) (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {
@@ -35,15 +53,18 @@ func listenAll(cfg *Config) (listeners []net.Listener, err error) {
 		return nil, err
 	}
 	listeners = append(listeners, newLimitListener(l, maxConnections))
-	for _, address := range cfg.Listen {
-		l, err := net.Listen("tcp", address)
+	for _, entry := range cfg.Listen {
+		e := cfg.endpoint(entry)
+		l, err := net.Listen("tcp", e.address)
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return listeners, fmt.Errorf("listen on %s: %w", address, errInUse)
+			return listeners, fmt.Errorf("listen on %s: %w", e.address, errInUse)
 		}
 		if err != nil {
 			return listeners, fmt.Errorf("listen: %w", err)
 		}
-		listeners = append(listeners, newLimitListener(l, maxConnections))
+		limited := newLimitListener(l, maxConnections)
+		limited.https = e.https
+		listeners = append(listeners, limited)
 	}
 	return listeners, nil
 }

@@ -75,6 +75,7 @@ type collector struct {
 	s                        *Server
 	build                    prometheus.Metric
 	entries, max             *prometheus.Desc
+	certificateEnd           *prometheus.Desc
 	enabled, up              *prometheus.Desc
 	audited, auditErrors     *prometheus.Desc
 	counterDescs, gaugeDescs []*prometheus.Desc
@@ -91,12 +92,14 @@ func newCollector(s *Server) *collector {
 		build: prometheus.MustNewConstMetric(
 			prometheus.NewDesc("ctd_build_info", "The daemon's version; the value is always 1.", []string{"version", "goversion"}, nil),
 			prometheus.GaugeValue, 1, s.cfg.Version, runtime.Version()),
-		entries:       desc("ctd_conntrack_entries", "Entries in the connection tracking table."),
-		max:           desc("ctd_conntrack_entries_limit", "How many entries the table may have (net.netfilter.nf_conntrack_max)."),
-		enabled:       desc("ctd_rtsp_enabled", "Whether the configuration asks for the RTSP helper."),
-		up:            desc("ctd_rtsp_up", "Whether the RTSP helper follows connections."),
-		audited:       desc("ctd_audit_records_total", "Records that were written of changes and refusals."),
-		auditErrors:   desc("ctd_audit_errors_total", "Records that could not be written; a change that can't be recorded isn't made."),
+		entries:     desc("ctd_conntrack_entries", "Entries in the connection tracking table."),
+		max:         desc("ctd_conntrack_entries_limit", "How many entries the table may have (net.netfilter.nf_conntrack_max)."),
+		enabled:     desc("ctd_rtsp_enabled", "Whether the configuration asks for the RTSP helper."),
+		up:          desc("ctd_rtsp_up", "Whether the RTSP helper follows connections."),
+		audited:     desc("ctd_audit_records_total", "Records that were written of changes and refusals."),
+		auditErrors: desc("ctd_audit_errors_total", "Records that could not be written; a change that can't be recorded isn't made."),
+		certificateEnd: desc("ctd_tls_certificate_expiry_timestamp_seconds",
+			"When the daemon's TLS certificate expires, in seconds since 1970; only with TLS."),
 		counterValues: helperCounters(), gaugeValues: helperGauges(),
 	}
 	for _, m := range c.counterValues {
@@ -110,7 +113,7 @@ func newCollector(s *Server) *collector {
 
 // Describe is prometheus.Collector's.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range append([]*prometheus.Desc{c.build.Desc(), c.entries, c.max, c.enabled, c.up, c.audited, c.auditErrors}, append(c.counterDescs, c.gaugeDescs...)...) {
+	for _, d := range append([]*prometheus.Desc{c.build.Desc(), c.entries, c.max, c.certificateEnd, c.enabled, c.up, c.audited, c.auditErrors}, append(c.counterDescs, c.gaugeDescs...)...) {
 		to <- d
 	}
 }
@@ -131,6 +134,9 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		st := a.log.Load().Status()
 		to <- prometheus.MustNewConstMetric(c.audited, prometheus.CounterValue, float64(st.Written))
 		to <- prometheus.MustNewConstMetric(c.auditErrors, prometheus.CounterValue, float64(st.Failed))
+	}
+	if ring := c.s.keys(); ring != nil {
+		gauge(c.certificateEnd, float64(ring.now().leaf.NotAfter.Unix()))
 	}
 	gauge(c.enabled, oneIf(c.s.helper.cfg.Enabled))
 	st, _ := c.s.helper.status()

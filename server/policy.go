@@ -9,6 +9,7 @@ import (
 type policy struct {
 	cfg  Config
 	auth *auth.Authenticator
+	keys *keyring // nil without TLS
 }
 
 // newPolicy makes a policy; before is the one that it follows, nil for the first. The errors are all that
@@ -22,5 +23,9 @@ func (s *Server) newPolicy(cfg Config, before *policy) (*policy, []error) {
 	if len(wrong) > 0 {
 		return nil, wrong
 	}
-	return &policy{cfg: cfg, auth: a}, nil
+	keys, wrong := s.newKeys(cfg.TLS, before)
+	if len(wrong) > 0 {
+		return nil, wrong
+	}
+	return &policy{cfg: cfg, auth: a, keys: keys}, nil
 }

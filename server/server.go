@@ -200,11 +200,16 @@ func withHint(err error) error {
 // announce says how to reach the daemon.
 func (s *Server) announce(w io.Writer, listeners []net.Listener) {
 	fmt.Fprintf(w, "ctd %s is ready.\n", s.cfg.Version)
-	client, tcp := "ctd list", ""
+	client, curl := "ctd list", ""
 	for _, l := range listeners {
 		if l.Addr().Network() == "tcp" {
-			tcp = "http://" + l.Addr().String()
-			fmt.Fprintf(w, "  TCP:         %s\n", tcp)
+			url := "http://" + l.Addr().String()
+			curl = url
+			if speaksTLS(l) {
+				url = "https://" + l.Addr().String()
+				curl = s.tlsExample(l.Addr())
+			}
+			fmt.Fprintf(w, "  TCP:         %s\n", url)
 			continue
 		}
 		fmt.Fprintf(w, "  Unix socket: %s\n", l.Addr())
@@ -213,9 +218,9 @@ func (s *Server) announce(w io.Writer, listeners []net.Listener) {
 		}
 	}
 	fmt.Fprintf(w, "  Token file:  %s\n\nTry:\n  %s\n", s.cfg.tokenFile(), client)
-	if tcp != "" {
+	if curl != "" {
 		fmt.Fprintf(w, "  curl -H \"Authorization: Bearer $(cat %s)\" -H 'Content-Type: application/json' \\\n"+
-			"    -d '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"conntrack.count\"}' %s/rpc\n", s.cfg.tokenFile(), tcp)
+			"    -d '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"conntrack.count\"}' %s/rpc\n", s.cfg.tokenFile(), curl)
 	}
 }
 
@@ -237,11 +242,15 @@ func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 		ConnContext:       withConnection,
+		// With HTTP/2 a connection could have many requests at a time, and the limit on connections
+		// would be none on requests.
+		Protocols: new(http.Protocols),
 	}
+	httpServer.Protocols.SetHTTP1(true)
 	tasks, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		tasks.Go(func() error {
-			if err := httpServer.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := httpServer.Serve(s.withTLS(l)); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve %s: %w", l.Addr(), err)
 			}
 			return nil

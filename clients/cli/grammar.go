@@ -35,9 +35,9 @@ type globals struct {
 	Server    string `placeholder:"URL" help:"Daemon to call: unix:///path, http://host:port or https://host:port. Else CTD_SERVER, else ${defaultServer}."`
 	Token     string `placeholder:"TOKEN" help:"Token to show. Else CTD_TOKEN. Other users of the machine can see it in the list of processes."`
 	TokenFile string `placeholder:"FILE" help:"File that holds the token. Else CTD_TOKEN_FILE."`
-	CACert    string `name:"cacert" placeholder:"FILE" help:"Authorities to trust for https, in PEM."`
-	Cert      string `placeholder:"FILE" help:"Client certificate for https, in PEM."`
-	Key       string `placeholder:"FILE" help:"Its key, in PEM."`
+	CACert    string `name:"cacert" placeholder:"FILE" help:"Authorities to trust for https, in PEM. Else CTD_CACERT, else those of the system."`
+	Cert      string `placeholder:"FILE" help:"Client certificate for https, in PEM. Else CTD_CERT."`
+	Key       string `placeholder:"FILE" help:"Its key, in PEM. Else CTD_KEY, else it is in the same file."`
 	Protocol  string `default:"json" enum:"json,xml" help:"What carries the calls: json or xml."`
 	Output    string `short:"o" default:"table" enum:"table,json,jsonl,csv,conntrack" help:"Form of the output: table, json (the result as the daemon sent it), jsonl (a flow a line), csv, or conntrack (the lines of conntrack(8))."`
 	NoColor   bool   `help:"No colours. Else NO_COLOR; there are none either where the output is not a terminal."`
@@ -74,7 +74,15 @@ func (s *session) client() (*ctdclient.Client, error) {
 	if s.g.Token != "" {
 		cfg.Token = s.g.Token
 	}
-	cfg.CACert, cfg.Cert, cfg.Key = s.g.CACert, s.g.Cert, s.g.Key
+	if s.g.CACert != "" {
+		cfg.CACert = s.g.CACert
+	}
+	if s.g.Cert != "" { // whose key is not the one of another
+		cfg.Cert, cfg.Key = s.g.Cert, ""
+	}
+	if s.g.Key != "" {
+		cfg.Key = s.g.Key
+	}
 	cfg.Protocol = ctdclient.Protocol(s.g.Protocol)
 	cfg.HTTPClient = s.o.HTTPClient
 	if terminalWidth(s.o.Stderr) > 0 {
@@ -82,7 +90,7 @@ func (s *session) client() (*ctdclient.Client, error) {
 	}
 	c, err := ctdclient.New(cfg)
 	if err != nil {
-		return nil, &usageError{message: err.Error(), hint: "see --server, --token-file and CTD_SERVER, CTD_TOKEN, CTD_TOKEN_FILE"}
+		return nil, &usageError{message: err.Error(), hint: "see --server, --token-file, --cacert, --cert, --key and CTD_SERVER, CTD_TOKEN, CTD_TOKEN_FILE, CTD_CACERT, CTD_CERT, CTD_KEY"}
 	}
 	s.made = c
 	return c, nil

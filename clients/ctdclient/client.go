@@ -16,6 +16,7 @@ type Client struct {
 	server, base          string
 	protocol              Protocol
 	token, user, password string
+	cacert, cert          string // files, for hints
 	http                  *http.Client
 	progress              func(done, total int)
 }

@@ -256,9 +256,10 @@ func TestUnixSocket(t *testing.T) {
 func TestFromEnv(t *testing.T) {
 	env := map[string]string{
 		"CTD_SERVER": "http://h:1", "CTD_TOKEN": "t", "CTD_TOKEN_FILE": "f", "CTD_USER": "u", "CTD_PASSWORD": "p",
+		"CTD_CACERT": "a", "CTD_CERT": "c", "CTD_KEY": "k",
 	}
 	got := ctdclient.FromEnv(func(name string) string { return env[name] })
-	want := ctdclient.Config{Server: "http://h:1", Token: "t", TokenFile: "f", User: "u", Password: "p"}
+	want := ctdclient.Config{Server: "http://h:1", Token: "t", TokenFile: "f", User: "u", Password: "p", CACert: "a", Cert: "c", Key: "k"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
@@ -273,6 +274,8 @@ func TestNewRefuses(t *testing.T) {
 		"protocol":        {Protocol: "soap"},
 		"no token file":   {TokenFile: "/nonexistent/token"},
 		"token lines":     {Token: "a\nb"},
+		"key alone":       {Server: "https://router:8420", Key: "/nonexistent/key.pem"},
+		"no certificate":  {Server: "https://router:8420", Cert: "/nonexistent/cert.pem"},
 		"no CA":           {Server: "https://router:8420", CACert: "/nonexistent/ca.pem"},
 	} {
 		t.Run(name, func(t *testing.T) {

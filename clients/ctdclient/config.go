@@ -2,8 +2,6 @@ package ctdclient
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -43,7 +41,8 @@ type Config struct {
 	// User and Password are sent as HTTP Basic credentials where there is no token.
 	User, Password string
 	// CACert is a PEM file with the authorities to trust instead of the system's; Cert and Key
-	// are PEM files with the client's own certificate. All are for https only.
+	// are PEM files with the client's own certificate; Key is Cert where empty. All are for https
+	// only.
 	CACert, Cert, Key string
 	// Protocol is JSON where empty.
 	Protocol Protocol
@@ -57,7 +56,8 @@ type Config struct {
 }
 
 // FromEnv returns the configuration that the environment asks for, by CTD_SERVER, CTD_TOKEN,
-// CTD_TOKEN_FILE, CTD_USER and CTD_PASSWORD. getenv is os.Getenv or a double.
+// CTD_TOKEN_FILE, CTD_USER and CTD_PASSWORD, CTD_CACERT, CTD_CERT and CTD_KEY. getenv is os.Getenv or
+// a double.
 func FromEnv(getenv func(string) string) Config {
 	return Config{
 		Server:    getenv("CTD_SERVER"),
@@ -65,6 +65,9 @@ func FromEnv(getenv func(string) string) Config {
 		TokenFile: getenv("CTD_TOKEN_FILE"),
 		User:      getenv("CTD_USER"),
 		Password:  getenv("CTD_PASSWORD"),
+		CACert:    getenv("CTD_CACERT"),
+		Cert:      getenv("CTD_CERT"),
+		Key:       getenv("CTD_KEY"),
 	}
 }
 
@@ -83,7 +86,10 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{server: cfg.Server, base: base, protocol: cfg.Protocol, http: cfg.HTTPClient, progress: cfg.Progress}
+	c := &Client{
+		server: cfg.Server, base: base, protocol: cfg.Protocol, http: cfg.HTTPClient, progress: cfg.Progress,
+		cacert: cfg.CACert, cert: cfg.Cert,
+	}
 	if err := c.setCredentials(cfg); err != nil {
 		return nil, err
 	}
@@ -154,23 +160,9 @@ func newTransport(cfg Config, socket string) (*http.Transport, error) {
 			return dialer.DialContext(ctx, "unix", socket)
 		}
 	}
-	tc := &tls.Config{MinVersion: tls.VersionTLS12}
-	if cfg.CACert != "" {
-		pem, err := os.ReadFile(cfg.CACert)
-		if err != nil {
-			return nil, fmt.Errorf("read CA certificate: %w", err)
-		}
-		tc.RootCAs = x509.NewCertPool()
-		if !tc.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read CA certificate: no certificate in %s", cfg.CACert)
-		}
-	}
-	if cfg.Cert != "" || cfg.Key != "" {
-		pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
-		if err != nil {
-			return nil, fmt.Errorf("read client certificate: %w", err)
-		}
-		tc.Certificates = []tls.Certificate{pair}
+	tc, err := newTLS(cfg)
+	if err != nil {
+		return nil, err
 	}
 	t.TLSClientConfig = tc
 	return t, nil

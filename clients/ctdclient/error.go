@@ -62,6 +62,11 @@ func (c *Client) unreachable(ctx context.Context, method string, err error) erro
 	if errors.As(err, &ue) {
 		err = ue.Err // the address is in our own message
 	}
+	if strings.HasPrefix(c.server, "https:") {
+		if e := c.tlsError(err); e != nil {
+			return e
+		}
+	}
 	return &wire.Error{
 		Code:    wire.Unavailable,
 		Message: fmt.Sprintf("can't reach ctd at %s: %v", c.server, err),
@@ -76,8 +81,6 @@ func (c *Client) reachHint(err error) string {
 		return fmt.Sprintf("the socket lets in root and the daemon's own user: try sudo, or see ls -l %s", socket)
 	case unix:
 		return fmt.Sprintf("is the daemon running? systemctl status ctd; ls -l %s; another address goes in --server or CTD_SERVER", socket)
-	case strings.Contains(err.Error(), "x509") || strings.Contains(err.Error(), "tls:"):
-		return fmt.Sprintf("%s has to be trusted: name its authority by --cacert", c.server)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("is the daemon running and listening there? systemctl status ctd; ss -ltn on the host of %s", c.server)
 	}
@@ -112,6 +115,10 @@ func (c *Client) statusError(resp *http.Response) error {
 	}
 	if e.Code == wire.Unauthenticated {
 		e.Hint = c.tokenHint() // the server's speaks of headers
+	}
+	// As Go says it.
+	if e.Hint == "" && resp.StatusCode == http.StatusBadRequest && bytes.Contains(body, []byte("HTTPS server")) {
+		e.Hint = "it speaks TLS: call it by https://"
 	}
 	if e.Hint == "" && resp.StatusCode == http.StatusNotFound {
 		e.Hint = "is it a ctd daemon? see --server and CTD_SERVER"
@@ -150,6 +157,8 @@ func (c *Client) tokenHint() string {
 		return "user or password is wrong, or the daemon wants a token: " + where
 	case strings.HasPrefix(c.server, "unix:"):
 		return "the socket lets in root and the daemon's own user: try sudo"
+	case c.cert != "":
+		return fmt.Sprintf("the certificate in %s is no user's of the daemon's, or it asks for none: see client_ca and certificates in its configuration; or give a token: %s", c.cert, where)
 	}
 	return "give a token: " + where
 }
