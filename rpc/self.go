@@ -15,6 +15,9 @@ type Caller struct {
 	// Remote and Local are the caller's end of a TCP connection and the daemon's, as the daemon's
 	// socket has them, without zones and with IPv4 not within IPv6; zero over the Unix socket.
 	Remote, Local netip.AddrPort
+	// From is where the call comes from, for records: address and port, or unix. Behind a proxy it is the
+	// address that the proxy tells.
+	From string
 	// Here tells that the call comes from the daemon's own machine: by the Unix socket, or by an
 	// address of the machine.
 	Here bool

@@ -65,6 +65,8 @@ type Server struct {
 	helper   *rtspHelper
 	secret   string // the daemon's own token
 	policy   atomic.Pointer[policy]
+	auditor  rpc.Auditor // nil: nothing is recorded
+	sessions *sessions   // of the page
 	registry *rpc.Registry
 	logger   *slog.Logger
 	started  time.Time
@@ -81,7 +83,7 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	}
 	s := &Server{
 		cfg: cfg, timing: defaultTiming(), table: table, cutter: cutter, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
-		secret: secret,
+		secret: secret, sessions: newSessions(),
 		helper: newRTSPHelper(cfg.RTSP, logger), ended: make(chan struct{}),
 	}
 	p, wrong := s.newPolicy(cfg, nil)
@@ -111,7 +113,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+readyPath, s.readyz)
 	mux.Handle("GET /openrpc.json", s.forViewers(http.HandlerFunc(s.openRPC)))
 	mux.Handle("GET "+metricsPath, s.forViewers(s.metrics()))
-	return s.logged(s.authenticated(mux))
+	s.handleSessions(mux)
+	return s.logged(s.ownOrigin(s.authenticated(s.placed(mux))))
 }
 
 // run opens the table and serves until ctx ends. It says on stdout how to reach it.
