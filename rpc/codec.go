@@ -67,6 +67,9 @@ func (r *Registry) answer(ctx context.Context, c call) answer {
 	a := answer{call: c}
 	if m := r.methods[c.method]; m != nil {
 		a.session = m.Role == wire.RoleSession
+		if m.Changes && m.Name != multicallMethod { // which changes what its calls do
+			CallLogFrom(ctx).changes()
+		}
 	}
 	result, err := r.Call(ctx, c.method, c.params)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -71,6 +72,8 @@ type CallLog struct {
 	Code      wire.Code // kind of the first failure; empty where there was none
 	Changed   int       // entries that were changed, also where nobody took the answer
 	Reason    string    // why, as the first caller of a change who gave a reason says; printable text of at most maxLoggedReason bytes
+
+	change atomic.Bool
 }
 
 const (
@@ -87,6 +90,16 @@ func (l *CallLog) call(method string) {
 	method = method[:min(len(method), maxLoggedName)]
 	if len(l.Methods) < maxLoggedMethods && !slices.Contains(l.Methods, method) {
 		l.Methods = append(l.Methods, method)
+	}
+}
+
+// Changes tells whether a method was called that changes something. It may be asked while the request is
+// under way, by another goroutine.
+func (l *CallLog) Changes() bool { return l != nil && l.change.Load() }
+
+func (l *CallLog) changes() {
+	if l != nil {
+		l.change.Store(true)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
 	"ctd/conntrack"
@@ -144,7 +145,7 @@ func TestCallLog(t *testing.T) {
 	r = r.WithContext(WithCallLog(WithPrincipal(r.Context(), caller{wire.RoleAdmin}), log))
 	NewHandler(f.Registry, HandlerConfig{Logger: slog.New(slog.NewJSONHandler(&text, nil))}).ServeHTTP(httptest.NewRecorder(), r)
 	want := &CallLog{Protocol: JSONRPC, Principal: "tester", Methods: []string{"sum", "fail", "stream"}, Calls: 4, Failed: 3, Code: wire.Internal}
-	if diff := cmp.Diff(want, log); diff != "" {
+	if diff := cmp.Diff(want, log, cmpopts.IgnoreUnexported(CallLog{})); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
 	if !strings.Contains(text.String(), `"error":"secret detail"`) || strings.Count(text.String(), "\n") != 1 {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"net/netip"
 	"sync"
 )
 
@@ -13,6 +14,11 @@ import (
 // listener don't keep the callers of another out.
 const maxConnections = 512
 
+// maxConnectionsPerAddress is how many of them one address beyond the daemon's own machine may have, and
+// of IPv6 one network of 64 bits, so that no single host takes them all. More are closed at once. From
+// loopback come all that is local, and what is forwarded.
+const maxConnectionsPerAddress = 128
+
 // limitListener is a listener with at most so many open connections.
 type limitListener struct {
 	net.Listener
@@ -20,10 +26,13 @@ type limitListener struct {
 	slots  chan struct{}
 	closed chan struct{}
 	close  func() error
+
+	mu   sync.Mutex
+	from map[netip.Prefix]int // open connections, by address
 }
 
 func newLimitListener(l net.Listener, most int) *limitListener {
-	ll := &limitListener{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
+	ll := &limitListener{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{}), from: make(map[netip.Prefix]int)}
 	ll.close = sync.OnceValue(func() error {
 		close(ll.closed)
 		return l.Close()
@@ -38,12 +47,49 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			<-l.slots
+			return nil, err
+		}
+		leave, ok := l.enter(c.RemoteAddr())
+		if !ok {
+			c.Close()
+			continue
+		}
+		return newConnection(c, func() { leave(); <-l.slots }), nil
 	}
-	return newConnection(c, func() { <-l.slots }), nil
+}
+
+// enter counts a connection, unless there are as many from its address as there may be.
+func (l *limitListener) enter(remote net.Addr) (leave func(), ok bool) {
+	tcp, ok := remote.(*net.TCPAddr)
+	if !ok {
+		return func() {}, true
+	}
+	a := plain(tcp.AddrPort()).Addr()
+	if !a.IsValid() || a.IsLoopback() {
+		return func() {}, true
+	}
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	from, _ := a.Prefix(bits) // it has at least as many bits
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.from[from] >= maxConnectionsPerAddress {
+		return nil, false
+	}
+	l.from[from]++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.from[from]--; l.from[from] == 0 {
+			delete(l.from, from)
+		}
+	}, true
 }
 
 // Close is net.Listener's.

@@ -127,3 +127,78 @@ func TestMaxConnections(t *testing.T) {
 		t.Errorf("connection %d after one ended: %v", maxConnections+1, err)
 	}
 }
+
+// strangeListener accepts connections from the addresses that it is given.
+type strangeListener struct {
+	net.Listener
+	from chan net.Addr
+}
+
+type strangeConn struct {
+	net.Conn
+	from   net.Addr
+	closed *bool
+}
+
+func (l *strangeListener) Accept() (net.Conn, error) {
+	a, ok := <-l.from
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return &strangeConn{from: a, closed: new(bool)}, nil
+}
+
+func (l *strangeListener) Close() error      { return nil }
+func (c *strangeConn) RemoteAddr() net.Addr  { return c.from }
+func (c *strangeConn) Close() error          { *c.closed = true; return nil }
+func address(text string, port int) net.Addr { return &net.TCPAddr{IP: net.ParseIP(text), Port: port} }
+func accept(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestConnectionsPerAddress: one host takes no more than its part of the connections, and what it takes
+// beyond is closed at once.
+func TestConnectionsPerAddress(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, another, beyond string // beyond counts with first; empty where first has no limit
+	}{
+		"IPv4":           {"192.0.2.1", "192.0.2.2", "192.0.2.1"},
+		"IPv4 in IPv6":   {"::ffff:192.0.2.1", "::ffff:192.0.2.2", "192.0.2.1"},
+		"IPv6":           {"2001:db8::1", "2001:db8:0:1::1", "2001:db8::ffff:2"},
+		"loopback":       {"127.0.0.1", "127.0.0.1", ""},
+		"loopback, IPv6": {"::1", "::1", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inner := &strangeListener{from: make(chan net.Addr, maxConnections)}
+			l := newLimitListener(inner, maxConnections)
+			var open []net.Conn
+			for i := range maxConnectionsPerAddress {
+				inner.from <- address(c.first, i)
+				open = append(open, accept(t, l))
+			}
+			if c.beyond != "" {
+				inner.from <- address(c.beyond, 999)
+			}
+			inner.from <- address(c.another, 1)
+			got := accept(t, l)
+			if got.RemoteAddr().String() != address(c.another, 1).String() {
+				t.Errorf("accepted %v", got.RemoteAddr())
+			}
+			open[0].Close()
+			open[0].Close() // gives its place back only once
+			inner.from <- address(c.first, 1000)
+			open = append(open, accept(t, l))
+			for _, c := range append(open, got) {
+				c.Close()
+			}
+			if len(l.from) != 0 || len(l.slots) != 0 {
+				t.Errorf("left: %v, %d", l.from, len(l.slots))
+			}
+		})
+	}
+}

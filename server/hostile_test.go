@@ -117,7 +117,7 @@ func TestHostile(t *testing.T) {
 		}
 		return c
 	}
-	header := "POST /rpc HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + secret + "\r\nContent-Type: application/json\r\n"
+	header := "POST /rpc HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + secret + "\r\nContent-Type: application/json\r\n"
 	document := `{` + kill + `,"params":{"all":true}}`
 	for name, text := range map[string]string{
 		"a header that doesn't end": header,
@@ -142,7 +142,7 @@ func TestHostile(t *testing.T) {
 		c.Close()
 	})
 	t.Run("a header that is too long", func(t *testing.T) {
-		c := raw(r, "POST /rpc HTTP/1.1\r\nHost: x\r\nX: ")
+		c := raw(r, "POST /rpc HTTP/1.1\r\nHost: localhost\r\nX: ")
 		defer c.Close()
 		go io.WriteString(c, strings.Repeat("x", 2*maxHeaderBytes))
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)

@@ -17,13 +17,15 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		began := time.Now()
 		log := &rpc.CallLog{}
 		out := &responseWriter{ResponseWriter: w, control: http.NewResponseController(w), stall: s.timing.writeStall}
-		principal := new(string)
+		caller := callerOf(r)
+		visit := s.newVisit(r, caller)
+		caller.From = visit.where
 		ctx := rpc.WithCallLog(r.Context(), log)
-		ctx = context.WithValue(ctx, principalNameKey{}, principal)
-		ctx = rpc.WithCaller(ctx, callerOf(r))
+		ctx = context.WithValue(ctx, visitKey{}, visit)
+		ctx = rpc.WithCaller(ctx, caller)
 		cut := true // unless the handler returns, the connection is cut
 		defer func() {
-			s.logRequest(r, out, log, *principal, cut, time.Since(began))
+			s.logRequest(r, out, log, visit, cut, time.Since(began))
 		}()
 		next.ServeHTTP(out, r.WithContext(ctx))
 		// The caller need not wait for the log.
@@ -32,19 +34,17 @@ func (s *Server) logged(next http.Handler) http.Handler {
 	})
 }
 
-// principalNameKey is the context key of where the caller's name is noted for the log.
-type principalNameKey struct{}
-
-func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog, principal string, cut bool, took time.Duration) {
+func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog, visit *visit, cut bool, took time.Duration) {
 	level := slog.LevelInfo
 	if isHealthCheck(r) && w.status == http.StatusOK { // these come all the time
 		level = slog.LevelDebug
 	}
+	principal := visit.principal
 	if principal == "" {
 		principal = log.Principal // of a session of pyctd's
 	}
 	attrs := []slog.Attr{
-		slog.String("remote", remote(r)),
+		slog.String("remote", visit.where),
 		slog.String("principal", clip(principal)),
 		slog.String("http", clip(r.Method+" "+r.URL.Path)),
 		slog.Int("status", w.status),
@@ -86,14 +86,6 @@ func clip(s string) string {
 	return s[:maxLoggedText] + "..."
 }
 
-// remote returns where a request came from.
-func remote(r *http.Request) string {
-	if _, ok := unixConnection(r.Context()); ok {
-		return "unix"
-	}
-	return r.RemoteAddr
-}
-
 // responseWriter notes what was answered, and lets a caller who reads nothing go.
 type responseWriter struct {
 	http.ResponseWriter
@@ -126,29 +118,6 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
 	return n, err
-}
-
-// authenticated puts the principal of each request into its context. A caller without
-// credentials goes on as nobody, because pyctd's methods bring their own session; one with wrong
-// credentials doesn't.
-func (s *Server) authenticated(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		principal, err := s.recognise(r)
-		if err != nil {
-			rpc.WriteError(w, r, err)
-			if log := rpc.CallLogFrom(r.Context()); log != nil && log.Code == "" {
-				log.Code, log.Failed = err.Code, 1
-			}
-			return
-		}
-		if principal != nil {
-			if name, ok := r.Context().Value(principalNameKey{}).(*string); ok {
-				*name = principal.Name()
-			}
-			r = r.WithContext(rpc.WithPrincipal(r.Context(), principal))
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // forViewers lets only callers through who may read.

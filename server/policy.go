@@ -7,9 +7,10 @@ import (
 // policy is what a reload of the configuration changes: who may call, where and how much. A request
 // has one from its beginning to its end.
 type policy struct {
-	cfg  Config
-	auth *auth.Authenticator
-	keys *keyring // nil without TLS
+	cfg    Config
+	auth   *auth.Authenticator
+	keys   *keyring // nil without TLS
+	places *places
 }
 
 // newPolicy makes a policy; before is the one that it follows, nil for the first. The errors are all that
@@ -27,5 +28,5 @@ func (s *Server) newPolicy(cfg Config, before *policy) (*policy, []error) {
 	if len(wrong) > 0 {
 		return nil, wrong
 	}
-	return &policy{cfg: cfg, auth: a, keys: keys}, nil
+	return &policy{cfg: cfg, auth: a, keys: keys, places: newPlaces(cfg.Limits)}, nil
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,17 +13,31 @@ import (
 	"ctd/rpc/wire"
 )
 
-// recognise returns who sent a request: by what its Authorization header shows, else by the Unix
-// socket's peer. nil is nobody.
+// recognise returns who sent a request: by what its Authorization header shows, else by the cookie of a
+// session, else by the word of a trusted proxy, else by the client certificate, else by the Unix socket's
+// peer. nil is nobody. What is shown and wrong is an error, also where another way would do.
 func (s *Server) recognise(r *http.Request) (*auth.Principal, *wire.Error) {
-	if p, given, err := s.shown(r); given {
-		return p, authError(err)
+	v := visitOf(r.Context())
+	if p, given, err := s.shown(r, v); given {
+		return p, v.authError(err)
+	}
+	if p, err := s.bySession(r, v); p != nil || err != nil {
+		return p, err
+	}
+	if v.proxied {
+		// What is left would recognise the proxy, and whoever it lets through is somebody else.
+		return byProxy(r, v)
+	}
+	if cert := clientCertificate(r); cert != nil {
+		if p := v.policy.auth.Certificate(cert); p != nil {
+			return p, nil
+		}
 	}
 	c, ok := unixConnection(r.Context())
 	if !ok {
 		return nil, nil
 	}
-	p, err := s.policy.Load().auth.Peer(c)
+	p, err := v.policy.auth.Peer(c)
 	if err != nil {
 		s.logger.ErrorContext(r.Context(), "peer not known", "error", err)
 	}
@@ -31,33 +45,59 @@ func (s *Server) recognise(r *http.Request) (*auth.Principal, *wire.Error) {
 }
 
 // shown returns whom a request's Authorization header shows, and whether there is such a header at all.
-func (s *Server) shown(r *http.Request) (p *auth.Principal, given bool, err error) {
-	header := r.Header.Get("Authorization")
-	if header == "" {
+func (s *Server) shown(r *http.Request, v *visit) (p *auth.Principal, given bool, err error) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) == 0 || len(headers) == 1 && headers[0] == "" {
 		return nil, false, nil
 	}
-	a, from := s.policy.Load().auth, fromOf(r.Context())
+	v.shown = true
+	if len(headers) > 1 {
+		return nil, true, auth.ErrWrong
+	}
 	if name, password, ok := r.BasicAuth(); ok {
-		p, err = a.Password(r.Context(), from, name, password)
+		v.claimed = name
+		p, err = v.policy.auth.Password(r.Context(), v.from, name, password)
 		return p, true, err
 	}
-	if scheme, token, ok := strings.Cut(header, " "); ok && strings.EqualFold(scheme, "Bearer") {
-		p, err = a.Bearer(r.Context(), from, strings.TrimSpace(token))
+	if scheme, token, ok := strings.Cut(headers[0], " "); ok && strings.EqualFold(scheme, "Bearer") {
+		p, err = v.policy.auth.Bearer(r.Context(), v.from, strings.TrimSpace(token))
 		return p, true, err
 	}
 	return nil, true, auth.ErrWrong
 }
 
-// fromOf returns the address that a request came from; zero for a local one.
-func fromOf(ctx context.Context) netip.Addr { return rpc.CallerFrom(ctx).Remote.Addr() }
+// byProxy returns whom a trusted proxy names. A proxy that names nobody has let somebody through without
+// asking who it is. One that names a user twice hasn't taken away what the caller sent.
+func byProxy(r *http.Request, v *visit) (*auth.Principal, *wire.Error) {
+	header := v.policy.cfg.Auth.Proxy.Header
+	names := r.Header.Values(header)
+	if len(names) > 1 {
+		return nil, &wire.Error{
+			Code: wire.Unauthenticated, Message: "the proxy names the user more than once",
+			Hint: "let it replace the header " + header + " in every request, not add to it",
+		}
+	}
+	if len(names) == 0 || strings.TrimSpace(names[0]) == "" {
+		return nil, nil
+	}
+	v.claimed = strings.TrimSpace(names[0])
+	if p := v.policy.auth.ProxyUser(v.claimed); p != nil {
+		return p, nil
+	}
+	return nil, &wire.Error{
+		Code: wire.PermissionDenied, Message: "the user that the proxy names isn't let in",
+		Hint: "an administrator can add a [[user]] of this name, or a role to [proxy]",
+	}
+}
 
 // authError is what a caller is told who wasn't recognised.
-func authError(err error) *wire.Error {
+func (v *visit) authError(err error) *wire.Error {
 	var slowed *auth.SlowedError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &slowed):
+		v.wait = slowed.Wait
 		return &wire.Error{
 			Code: wire.RateLimited, Message: "too many wrong credentials",
 			Hint: "try again in " + (slowed.Wait.Round(time.Second) + time.Second).String(),
@@ -75,9 +115,56 @@ func authError(err error) *wire.Error {
 
 // login recognises a user of pyctd's login. A token may be the password of any name.
 func (s *Server) login(ctx context.Context, name, password string) (rpc.Principal, error) {
-	p, err := s.policy.Load().auth.Password(ctx, fromOf(ctx), name, password)
+	v := visitOf(ctx)
+	p, err := v.policy.auth.Password(ctx, v.from, name, password)
 	if err != nil {
-		return nil, authError(err)
+		return nil, v.authError(err)
 	}
 	return p, nil
+}
+
+// authenticated puts the principal of each request into its context. A caller without
+// credentials goes on as nobody, because pyctd's methods bring their own session; one with wrong
+// credentials doesn't.
+func (s *Server) authenticated(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		principal, err := s.recognise(r)
+		if err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		if principal != nil {
+			visitOf(r.Context()).principal = principal.Name()
+			r = r.WithContext(rpc.WithPrincipal(r.Context(), principal))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// refuse answers a request that isn't let in, and has it recorded.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err *wire.Error) {
+	v := visitOf(r.Context())
+	if v.wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(v.wait.Round(time.Second)/time.Second)+1))
+	}
+	s.answerError(w, r, err)
+	s.refused(r, v.claimed, err)
+}
+
+// answerError answers a request that no method sees.
+func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err *wire.Error) {
+	rpc.WriteError(w, r, err)
+	if log := rpc.CallLogFrom(r.Context()); log != nil && log.Code == "" {
+		log.Code, log.Failed = err.Code, 1
+	}
+}
+
+// refused records that a request was not let in. claimed is the name that its sender gave.
+func (s *Server) refused(r *http.Request, claimed string, err *wire.Error) {
+	if s.records == nil {
+		return
+	}
+	s.records.Refused(rpc.AuditedCall{
+		Principal: rpc.PrincipalFrom(r.Context()), Claimed: clip(claimed), From: visitOf(r.Context()).where,
+	}, rpc.AuditOutcome{Err: err})
 }

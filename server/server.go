@@ -63,9 +63,11 @@ type Server struct {
 	table    Table
 	cutter   rpc.Cutter // nil where connections can't be cut
 	helper   *rtspHelper
-	auditor  *auditor // nil where nothing is recorded
-	secret   string   // the daemon's own token
+	auditor  *auditor    // nil where nothing is recorded
+	records  rpc.Auditor // the same; nil where nothing is recorded
+	secret   string      // the daemon's own token
 	policy   atomic.Pointer[policy]
+	sessions *sessions // of the page
 	registry *rpc.Registry
 	logger   *slog.Logger
 	started  time.Time
@@ -82,9 +84,10 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	}
 	s := &Server{
 		cfg: cfg, timing: defaultTiming(), table: table, cutter: cutter, logger: logger, started: time.Now().UTC(), registry: rpc.NewRegistry(),
-		secret: secret, auditor: newAuditor(cfg.Audit, logger),
+		secret: secret, auditor: newAuditor(cfg.Audit, logger), sessions: newSessions(),
 		helper: newRTSPHelper(cfg.RTSP, logger), ended: make(chan struct{}),
 	}
+	s.records = s.auditor.forService()
 	p, wrong := s.newPolicy(cfg, nil)
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
@@ -93,7 +96,7 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	s.end = sync.OnceFunc(func() { close(s.ended) })
 	service := &rpc.Service{
 		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd, Stopping: s.ended,
-		Scope: cfg.Scope, Auditor: s.auditor.forService(), Audit: s.audit,
+		Scope: cfg.Scope, Auditor: s.records, Audit: s.audit,
 		HelperStatus: s.helperStatus, HelperSessions: s.helperSessions, HelperRules: s.helperRules,
 	}
 	service.Register(s.registry)
@@ -112,7 +115,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+readyPath, s.readyz)
 	mux.Handle("GET /openrpc.json", s.forViewers(http.HandlerFunc(s.openRPC)))
 	mux.Handle("GET "+metricsPath, s.forViewers(s.metrics()))
-	return s.logged(s.authenticated(mux))
+	s.handleSessions(mux)
+	return s.logged(s.ownOrigin(s.authenticated(s.placed(mux))))
 }
 
 // run opens the table and serves until ctx ends. It says on stdout how to reach it.

@@ -1,0 +1,235 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ctd/conntrack/conntracktest"
+)
+
+// hold starts so many lists that stop at a flow until the returned function is called, which waits for
+// their end. Other calls of lists go on.
+func hold(t *testing.T, r *running, lists, at int) (release func()) {
+	t.Helper()
+	var mu sync.Mutex
+	begun, resume := 0, make(chan struct{})
+	r.fake.between = func(_ context.Context, n int) error {
+		if n == at {
+			mu.Lock()
+			begun++
+			mine := begun <= lists
+			mu.Unlock()
+			if mine {
+				<-resume
+			}
+		}
+		return nil
+	}
+	client := tcpClient(t)
+	var wg sync.WaitGroup
+	for range lists {
+		call := jsonCall(t, r.tcp+"/rpc", "conntrack.list", "")
+		wg.Go(func() {
+			resp, err := client.Do(call)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != 200 || !strings.HasSuffix(strings.TrimSpace(string(b)), "}") {
+				t.Errorf("a list: %d, %d bytes, %v", resp.StatusCode, len(b), err)
+			}
+		})
+	}
+	conntracktest.Eventually(t, "the lists are under way", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return begun >= lists
+	})
+	return func() {
+		close(resume)
+		wg.Wait()
+	}
+}
+
+// TestListsAndKill: as many long lists as a caller may have are in the way of none of its kills, and one
+// more is refused.
+func TestListsAndKill(t *testing.T) {
+	const many, at = 5000, 4000 // some megabytes, of which the most part is sent
+	f := newFixture(t, Config{}, tcpFlows(many)...)
+	r := f.start(t)
+	client := tcpClient(t)
+	release := hold(t, r, defaultRequestsPerCaller, at)
+	for i := range 10 {
+		began := time.Now()
+		status, body := do(t, client, jsonCall(t, r.tcp+"/rpc", "conntrack.kill", fmt.Sprintf(`{"flows":[%d]}`, i+1)))
+		if took := time.Since(began); status != 200 || !strings.Contains(body, `"killed":1,`) || took > conntracktest.Slow(500*time.Millisecond) {
+			t.Errorf("kill %d: %d after %v: %s", i, status, took, body)
+		}
+	}
+	resp, err := client.Do(jsonCall(t, r.tcp+"/rpc", "conntrack.list", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(b), `"code":-32008`) {
+		t.Errorf("one list more: %d %v, %v: %.300s", resp.StatusCode, resp.Header, err, b)
+	}
+	// What has changed something isn't refused afterwards, however long its answer is.
+	status, body := do(t, client, jsonCall(t, r.tcp+"/rpc", "conntrack.modify", fmt.Sprintf(`{"all":true,"max":%d,"dry_run":true,"set":{"mark":9}}`, many)))
+	if status != 200 || !strings.Contains(body, fmt.Sprintf(`"matched":%d,`, many-10)) {
+		t.Errorf("a change with a long answer: %d %.300s", status, body)
+	}
+	release()
+	if status, body := do(t, client, jsonCall(t, r.tcp+"/rpc", "conntrack.list", "")); status != 200 || len(body) < many {
+		t.Errorf("afterwards: %d, %d bytes", status, len(body))
+	}
+}
+
+// TestRequestsAtATime: who has as many requests at work as it may have gets no more, and others do.
+func TestRequestsAtATime(t *testing.T) {
+	f := newFixture(t, Config{Limits: Limits{Requests: 5, RequestsPerCaller: 3}}, tcpFlows(10)...)
+	r := f.start(t)
+	client := tcpClient(t)
+	release := hold(t, r, 3, 0)
+	began := time.Now()
+	resp, err := client.Do(jsonCall(t, r.tcp+"/rpc", "conntrack.count", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if took := time.Since(began); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(b), `"code":-32008`) || took < placeWait || took > placeWait+conntracktest.Slow(2*time.Second) {
+		t.Errorf("%d after %v: %s", resp.StatusCode, took, b)
+	}
+	xml := jsonCall(t, r.tcp+"/rpc", "", "")
+	xml.Header.Set("Content-Type", "text/xml")
+	if status, body := do(t, client, xml); status != 503 || !strings.Contains(body, "<fault>") || !strings.Contains(body, "-32008") {
+		t.Errorf("XML-RPC: %d %s", status, body)
+	}
+	if status, _ := do(t, client, get(t, r.tcp+"/healthz")); status != 200 {
+		t.Errorf("health: %d", status)
+	}
+	if status, body := do(t, unixClient(t, r.sock), jsonCall(t, "http://ctd/rpc", "conntrack.count", "")); status != 200 {
+		t.Errorf("by the Unix socket: %d %s", status, body)
+	}
+	if status, _ := do(t, client, get(t, r.tcp+"/metrics")); status != 401 {
+		t.Errorf("somebody else: %d", status)
+	}
+	// Who waits for a place gets it when there is one.
+	waiting := make(chan int, 1)
+	go func() {
+		resp, err := client.Do(jsonCall(t, r.tcp+"/rpc", "conntrack.count", ""))
+		if err != nil {
+			waiting <- 0
+			return
+		}
+		resp.Body.Close()
+		waiting <- resp.StatusCode
+	}()
+	time.Sleep(100 * time.Millisecond)
+	release()
+	if status := <-waiting; status != 200 {
+		t.Errorf("who waited: %d", status)
+	}
+	for _, m := range []*room{f.Server.policy.Load().places.tcp, f.Server.policy.Load().places.strangers} {
+		conntracktest.Eventually(t, "all places are given back", func() bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return len(m.callers) == 0
+		})
+	}
+}
+
+func get(t *testing.T, url string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestStrangersAtATime: strangers whose requests don't end keep out other strangers of their address, and
+// no caller who is known.
+func TestStrangersAtATime(t *testing.T) {
+	f := newFixture(t, Config{}, tcpFlows(10)...)
+	r := f.start(t)
+	const header = "POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/xml\r\n"
+	for range strangerRequestsPerAddress {
+		c, err := net.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, header+"Content-Length: 100\r\n\r\n<"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	strangers := f.Server.policy.Load().places.strangers
+	conntracktest.Eventually(t, "they are at work", func() bool {
+		strangers.mu.Lock()
+		defer strangers.mu.Unlock()
+		c := strangers.callers["127.0.0.1"]
+		return c != nil && c.count == strangerRequestsPerAddress
+	})
+	c, err := net.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, header+"Content-Length: 100\r\n\r\n<"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 503 {
+		t.Errorf("one more: %d", resp.StatusCode)
+	}
+	began := time.Now()
+	if status, body := do(t, tcpClient(t), jsonCall(t, r.tcp+"/rpc", "conntrack.count", "")); status != 200 || time.Since(began) > conntracktest.Slow(500*time.Millisecond) {
+		t.Errorf("who is known: %d after %v: %s", status, time.Since(began), body)
+	}
+}
+
+// TestRoom: places are counted for all and for each, and given back once.
+func TestRoom(t *testing.T) {
+	m := newRoom(3, 2)
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	take := func(whose string, ok bool) func() {
+		t.Helper()
+		leave, err := m.take(now, whose)
+		if (err == nil) != ok {
+			t.Fatalf("%s: %v", whose, err)
+		}
+		return leave
+	}
+	a := take("a", true)
+	take("a", true)
+	take("a", false)
+	take("b", true)
+	take("b", false)
+	take("c", false)
+	a()
+	a()
+	c := take("c", true)
+	take("d", false)
+	c()
+	if len(m.callers) != 2 {
+		t.Errorf("callers %v", m.callers)
+	}
+}
