@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -104,10 +105,29 @@ type connection struct {
 	// verified.
 	keys        func() *keyring
 	authorities *x509.CertPool
+	// handshake are the bytes that may come yet until the handshake is over; 0 is no bound.
+	handshake int
 }
 
 func newConnection(c net.Conn, release func()) *connection {
 	return &connection{Conn: c, release: sync.OnceFunc(release)}
+}
+
+// errLongHandshake ends a handshake.
+var errLongHandshake = errors.New("the handshake is too long")
+
+// boundHandshake sets how many bytes may come until it is called again; 0 is no bound.
+func (c *connection) boundHandshake(most int) { c.handshake = most }
+
+// Read is net.Conn's.
+func (c *connection) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.handshake > 0 {
+		if c.handshake -= n; c.handshake <= 0 {
+			return 0, errLongHandshake
+		}
+	}
+	return n, err
 }
 
 // Close is net.Conn's.

@@ -330,6 +330,13 @@ func TestDoctorTLS(t *testing.T) {
 	if got := finding(t, f.Server, "tls"); got.Severity != severityOK {
 		t.Errorf("mended: %+v", got)
 	}
+	if got := unreadable(readable); got != "" {
+		t.Errorf("%s can't be read", got)
+	}
+	readable.ClientCA = ca.dir + "/none"
+	if got := unreadable(readable); got != readable.ClientCA {
+		t.Errorf("%q can't be read", got)
+	}
 	write(t, readable.Cert, nil)
 	conntracktest.Eventually(t, "a file that can't be used is found", func() bool {
 		got := finding(t, f.Server, "tls")

@@ -11,6 +11,10 @@ import (
 	"time"
 )
 
+// maxHandshake bounds what a caller sends until its certificate was looked at, in bytes: crypto/tls would
+// take four times as much from each of many strangers.
+const maxHandshake = 64 << 10
+
 // errNoKeys says that a caller came by TLS to a daemon that has no certificate.
 var errNoKeys = errors.New("no certificate is set")
 
@@ -56,10 +60,18 @@ func (s *Server) withTLS(l net.Listener) net.Listener {
 				return nil, errNoKeys
 			}
 			now := ring.now()
-			if c, ok := hello.Conn.(*connection); ok {
-				c.authorities = now.authorities
+			c, ok := hello.Conn.(*connection)
+			if !ok || now.authorities == nil {
+				return now.config, nil
 			}
-			return now.config, nil
+			c.authorities = now.authorities
+			c.boundHandshake(maxHandshake)
+			config := now.config.Clone()
+			config.VerifyConnection = func(tls.ConnectionState) error {
+				c.boundHandshake(0)
+				return nil
+			}
+			return config, nil
 		},
 	}}
 }

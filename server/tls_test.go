@@ -306,12 +306,12 @@ func TestTLSDrip(t *testing.T) {
 	f := tlsFixture(t, ca.server(t, "server", "localhost").config())
 	f.timing.readHeader = time.Second
 	_, url := startTLS(t, f)
+	began := time.Now()
 	c, err := net.Dial("tcp", strings.TrimPrefix(url, "https://"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	began := time.Now()
 	gone := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(io.Discard, c)
@@ -352,6 +352,9 @@ func certificateServer(t testing.TB, f *fixture) (url string) {
 		}
 		if c := callerOf(r); c.Remote.String() != r.RemoteAddr || !c.Here {
 			t.Errorf("the caller is %+v, want %s", c, r.RemoteAddr)
+		}
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			t.Errorf("the body: %v", err)
 		}
 		name := "nobody"
 		if c := clientCertificate(r); c != nil {
@@ -472,6 +475,32 @@ func TestClientCertificate(t *testing.T) {
 	for name, c := range clients {
 		if got := who(c); got != "nobody" {
 			t.Errorf("%s, where none are asked for: %s", name, got)
+		}
+	}
+}
+
+// TestLongHandshake: a chain that no client needs is not read to its end.
+func TestLongHandshake(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	cfg := ca.server(t, "server", "localhost").config()
+	cfg.ClientCA = ca.file
+	url := certificateServer(t, tlsFixture(t, cfg))
+	for n, ok := range map[int]bool{1: true, 50: true, 200: false} { // of some 400 bytes each
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			jane := ca.client(t, "jane", time.Now().Add(time.Hour)).load(t)
+			for range n {
+				jane.Certificate = append(jane.Certificate, ca.cert.Raw)
+			}
+			client := httpsClient(t, ca, jane)
+			client.Transport.(*http.Transport).TLSClientConfig.MaxVersion = version
+			// The bound is on the handshake alone.
+			resp, err := client.Post(url, "text/plain", strings.NewReader(strings.Repeat("x", 4*maxHandshake)))
+			if err == nil {
+				resp.Body.Close()
+			}
+			if (err == nil) != ok {
+				t.Errorf("a chain of %d: %v", n, err)
+			}
 		}
 	}
 }

@@ -47,6 +47,8 @@ func (s *Server) checkEncryption(context.Context) wire.Finding {
 		f.Message = "files of TLS have changed and can't be used, so that those before go on: " + now.trouble
 	case left < certificateWarning:
 		f.Message = fmt.Sprintf("the certificate in %s expires at %s, in %s; put a new one there, which is read at once", ring.files.Cert, until, days(left))
+	case unreadable(ring.files) != "":
+		f.Message = "the daemon's user can't read " + unreadable(ring.files) + ": it goes on with what was read at its start, and a new one isn't taken"
 	case len(certificateNames(leaf)) == 0:
 		f.Message = fmt.Sprintf("the certificate in %s names no host (subject alternative names): callers refuse it", ring.files.Cert)
 	case othersRead(ring.files.Key):
@@ -70,6 +72,22 @@ func days(d time.Duration) string {
 	default:
 		return fmt.Sprintf("%d days", n)
 	}
+}
+
+// unreadable returns the first of the files that can't be opened, as after the daemon has become another
+// user; empty for none.
+func unreadable(files TLSConfig) string {
+	for _, name := range []string{files.Cert, files.Key, files.ClientCA} {
+		if name == "" {
+			continue
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return name
+		}
+		f.Close()
+	}
+	return ""
 }
 
 // othersRead tells whether everybody may read a file.
