@@ -162,6 +162,8 @@ func (v *oidcVerifier) verify(ctx context.Context, raw string) (*Principal, erro
 	}
 	id := v.grants.identity(nameOf(claims, v.cfg.NameClaim, token.Subject), ViaOIDC, cleanName(token.Subject)+"@"+token.Issuer, grant)
 	id.Expires = token.Expiry
+	// After a reload other grants may count: sessions begin anew.
+	id.Valid = func() bool { return v.ctx.Err() == nil }
 	return NewPrincipal(id), nil
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"ctd/auth/audit"
 )
 
 // stateFiles are the names of what the daemon keeps in its state folder, as patterns of filepath.Match.
@@ -72,26 +75,36 @@ func (c *Config) capabilities() []cap.Value {
 
 // leastPrivilege gives what the daemon must still write to the user that cfg says it runs as, becomes that
 // user, and lets go of all that it needs no more. It is called once everything is open.
-func leastPrivilege(cfg *Config) error {
+func leastPrivilege(cfg *Config, logger *slog.Logger) error {
 	who, err := accountOf(cfg.RunAs)
 	if err != nil {
 		return err
 	}
-	var folders []string
-	if who != nil && os.Geteuid() == 0 && who.uid != 0 {
-		if folders, err = giveFiles(cfg, who); err != nil {
+	root := os.Geteuid() == 0
+	if root && who != nil && who.uid != 0 {
+		if err := giveFiles(cfg, who); err != nil {
 			return err
 		}
 	}
 	if err := drop(who, cfg.capabilities()); err != nil {
 		return err
 	}
-	for _, folder := range folders {
-		if err := unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+	if !root {
+		return nil // who was never more than that knows what it may write to
+	}
+	// Without CAP_DAC_OVERRIDE root too is only one of the users.
+	for _, place := range writable(cfg) {
+		err := unix.Faccessat(unix.AT_FDCWD, place.folder, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+		switch {
+		case err == nil || errors.Is(err, unix.ENOENT):
+		case who != nil:
 			return &hintError{
-				fmt.Errorf("write to %s as %s: %w", folder, who.name, os.NewSyscallError("access", err)),
-				"the daemon needs folders of its own for its socket, state and audit log: chown " + who.name + " " + folder + ", where nobody else needs it",
+				fmt.Errorf("write to %s as %s: %w", place.folder, who.name, os.NewSyscallError("access", err)),
+				"give the daemon's socket, state and audit log a folder of their own, or chown " + who.name + " " + place.folder + ", where nobody else needs it",
 			}
+		default:
+			logger.Warn("a folder can't be written to: the daemon let go of the capability to write where others own",
+				"folder", place.folder, "hint", "chown root "+place.folder+", or set run_as to its owner")
 		}
 	}
 	return nil
@@ -115,7 +128,7 @@ func drop(who *account, keep []cap.Value) error {
 			return err
 		}
 	}
-	left := cap.NewSet()
+	left, more := cap.NewSet(), exceeds(have, keep)
 	for _, c := range keep {
 		if may, err := have.GetFlag(cap.Permitted, c); err != nil || !may {
 			continue // what wasn't there can't be kept; server.doctor says so
@@ -127,7 +140,8 @@ func drop(who *account, keep []cap.Value) error {
 			return fmt.Errorf("keep %s: %w", c, err)
 		}
 	}
-	if err := left.SetProc(); err != nil {
+	// A filter of system calls may keep capset(2) from who has nothing to let go of.
+	if err := left.SetProc(); err != nil && more {
 		return fmt.Errorf("let go of capabilities: %w", err)
 	}
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
@@ -138,6 +152,16 @@ func drop(who *account, keep []cap.Value) error {
 		return fmt.Errorf("set not dumpable: %w", err)
 	}
 	return nil
+}
+
+// exceeds tells whether a set permits more than some capabilities.
+func exceeds(have *cap.Set, some []cap.Value) bool {
+	for _, c := range others(some) {
+		if may, err := have.GetFlag(cap.Permitted, c); err != nil || may {
+			return true
+		}
+	}
+	return false
 }
 
 // become changes user and groups, and keeps the permitted capabilities.
@@ -169,31 +193,40 @@ func others(some []cap.Value) (all []cap.Value) {
 	return all
 }
 
-// giveFiles gives the user that the daemon becomes what root made for it: socket, token and what is in the
-// state folder. It returns the folders that the user must be able to write to.
-func giveFiles(cfg *Config, who *account) (folders []string, err error) {
-	beside := filepath.Dir(cfg.Socket)
+// place is a folder that the daemon writes to, and the names of its files there, as patterns of
+// filepath.Match.
+type place struct {
+	folder string
+	files  []string
+}
+
+// writable returns where the daemon writes to, while it runs or at its end.
+func writable(cfg *Config) []place {
 	token := filepath.Base(cfg.tokenFile())
-	if err := who.give(beside, []string{filepath.Base(cfg.Socket), token, token + ".lock"}); err != nil {
-		return nil, err
+	all := []place{{filepath.Dir(cfg.Socket), []string{filepath.Base(cfg.Socket), token, token + ".lock"}}}
+	if cfg.StateDir != "" {
+		all = append(all, place{cfg.StateDir, stateFiles})
 	}
-	folders = append(folders, beside)
+	if f := cfg.Audit.File; cfg.Audit.To == audit.ToFile && f != "" && filepath.Dir(f) != filepath.Clean(cfg.StateDir) {
+		all = append(all, place{filepath.Dir(f), []string{filepath.Base(f) + "*"}})
+	}
+	return all
+}
+
+// giveFiles gives the user that the daemon becomes what root made for it. The state folder is made where it
+// isn't there.
+func giveFiles(cfg *Config, who *account) error {
 	if cfg.StateDir != "" {
 		if err := os.MkdirAll(cfg.StateDir, stateDirMode); err != nil {
-			return nil, fmt.Errorf("make the state folder: %w", err)
+			return fmt.Errorf("make the state folder: %w", err)
 		}
-		if err := who.give(cfg.StateDir, stateFiles); err != nil {
-			return nil, err
-		}
-		folders = append(folders, cfg.StateDir)
 	}
-	if f := cfg.Audit.File; cfg.Audit.To == "file" && f != "" && filepath.Dir(f) != filepath.Clean(cfg.StateDir) {
-		if err := who.give(filepath.Dir(f), []string{filepath.Base(f) + "*"}); err != nil {
-			return nil, err
+	for _, p := range writable(cfg) {
+		if err := who.give(p.folder, p.files); err != nil {
+			return err
 		}
-		folders = append(folders, filepath.Dir(f))
 	}
-	return folders, nil
+	return nil
 }
 
 // give gives the files in a folder whose names fit the patterns to the user, where they are root's; and the

@@ -279,6 +279,30 @@ func TestRunAsRefused(t *testing.T) {
 	}
 }
 
+// TestRootAmongOthers: who stays root is told which folders it can't write to any more.
+func TestRootAmongOthers(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	ns.Conntrack()
+	socket, _ := foldersFor(t)
+	if err := os.Mkdir(filepath.Dir(socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(filepath.Dir(socket), 41001, 41001); err != nil {
+		t.Fatal(err)
+	}
+	l := launch(t, ns, exec.Command(program(t), "serve", "--config", os.DevNull, "--no-listen", "--socket", socket))
+	if !strings.Contains(l.stderr.String(), "chown root "+filepath.Dir(socket)) {
+		t.Errorf("log: %s", l.stderr.String())
+	}
+	client, err := ctdclient.New(ctdclient.Config{Server: "unix://" + socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Info(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestGive: only what is root's and the daemon's is given, and nothing by another way.
 func TestGive(t *testing.T) {
 	conntracktest.Kernel(t)

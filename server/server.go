@@ -159,7 +159,7 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	}
 	s.openHelper(ctx, table)
 	defer s.helper.close() // where serve didn't come to it
-	if err := leastPrivilege(&cfg); err != nil {
+	if err := leastPrivilege(&cfg, logger); err != nil {
 		closeAll(listeners)
 		return err
 	}
