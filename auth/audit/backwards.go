@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,12 +70,13 @@ func backwards(ctx context.Context, f *os.File, fn func(line []byte) error) erro
 		return err
 	}
 	b := &backward{fn: fn}
+	buf := make([]byte, readBlock)
 	for at := fi.Size(); at > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		n := min(at, readBlock)
-		block := make([]byte, n)
+		block := buf[:n]
 		// Whoever empties the file meanwhile takes its lines from this reading too.
 		if _, err := f.ReadAt(block, at-n); err != nil && !errors.Is(err, io.EOF) {
 			return err
@@ -118,7 +120,7 @@ func (b *backward) block(block []byte) error {
 	case len(block)+len(b.rest) > maxRead:
 		b.rest, b.long = nil, true
 	default:
-		b.rest = append(block[:len(block):len(block)], b.rest...)
+		b.rest = slices.Concat(block, b.rest)
 	}
 	return nil
 }
@@ -127,7 +129,7 @@ func (b *backward) block(block []byte) error {
 func (b *backward) call(head []byte) error {
 	line, long := head, b.long || len(head)+len(b.rest) > maxRead
 	if len(b.rest) > 0 {
-		line = append(head[:len(head):len(head)], b.rest...)
+		line = slices.Concat(head, b.rest)
 	}
 	b.rest, b.long = nil, false
 	if long {

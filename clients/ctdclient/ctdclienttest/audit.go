@@ -14,7 +14,7 @@ func AuditRecords() []wire.AuditRecord {
 		{
 			Time: Time(), Kind: "change", ID: "a1", Principal: "jane", Role: "operator", Via: "token", Credential: "desk", From: "10.0.0.1:4711",
 			Protocol: "json-rpc", Method: "conntrack.kill", Params: map[string]any{"filter": "addr=10.3.0.7", "max": json.Number("5000000000")},
-			Reason: "line is full", Matched: new(3), Flows: []string{"tcp 10.3.0.7:40000>192.0.2.1:443", "tcp 10.3.0.7:40001>192.0.2.1:443"},
+			Reason: "line is full", Matched: new(3), Flows: []string{"tcp 10.3.0.7:40000 -> 192.0.2.1:443", "tcp 10.3.0.7:40001 -> 192.0.2.1:443"},
 			FlowsTruncated: true, Outcome: "ok", Changed: new(2), Failed: 1, TookMS: 3,
 		},
 		{
