@@ -24,6 +24,7 @@ type grammar struct {
 	Insecure  *bool    `help:"Allow --listen beyond loopback although nothing is encrypted."`
 	Socket    *string  `placeholder:"PATH" help:"Unix socket to listen on (${socket}). Root and the daemon's own user need no token there. The token is written beside it."`
 	Netns     *string  `placeholder:"NAME|PATH" help:"Network namespace whose table is managed; the listeners stay where the daemon was started. Needs CAP_SYS_ADMIN."`
+	StateDir  *string  `placeholder:"PATH" help:"Folder of what outlives the daemon: users, tokens, the audit log (${stateDir})."`
 	MaxBody   *int64   `placeholder:"BYTES" help:"How long a request may be (${maxBody})."`
 	LogFormat *string  `placeholder:"FORM" help:"Form of the log on standard error: text or json."`
 	LogLevel  *string  `placeholder:"LEVEL" help:"What is logged: debug, info, warn or error (info)."`
@@ -44,6 +45,7 @@ func (g *grammar) over(s *settings) map[string]string {
 	override(flags, "insecure", "--insecure", &s.Insecure, g.Insecure)
 	override(flags, "socket", "--socket", &s.Socket, g.Socket)
 	override(flags, "netns", "--netns", &s.NetNS, g.Netns)
+	override(flags, "state_dir", "--state-dir", &s.StateDir, g.StateDir)
 	override(flags, "max_body", "--max-body", &s.MaxBody, g.MaxBody)
 	override(flags, "log_format", "--log-format", &s.LogFormat, g.LogFormat)
 	override(flags, "log_level", "--log-level", &s.LogLevel, g.LogLevel)
@@ -85,13 +87,14 @@ func Command(ctx context.Context, args []string, version string, stdout, stderr 
 	if g == nil {
 		return int(wire.ExitDone)
 	}
-	cfg, wrong := g.configure()
+	read, wrong := g.load()
 	if len(wrong) > 0 {
 		for _, err := range wrong {
 			fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
 		}
 		return int(wire.ExitUsage)
 	}
+	cfg := read.cfg
 	cfg.Version = version
 	if err := run(ctx, cfg, newLogger(&cfg, stderr), stdout); err != nil {
 		fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
@@ -128,7 +131,7 @@ func parseInto(g any, verb, description string, args []string, stdout, stderr io
 		kong.Description(description),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { panic(helpShown{}) }),
-		kong.Vars{"listen": DefaultListen, "socket": DefaultSocket, "maxBody": fmt.Sprint(rpc.DefaultMaxBody), "config": DefaultConfigFile},
+		kong.Vars{"listen": DefaultListen, "socket": DefaultSocket, "stateDir": DefaultStateDir, "maxBody": fmt.Sprint(rpc.DefaultMaxBody), "config": DefaultConfigFile},
 	)
 	if err != nil {
 		return false, err
@@ -137,22 +140,38 @@ func parseInto(g any, verb, description string, args []string, stdout, stderr io
 	return false, err
 }
 
-// configure makes the daemon's configuration of flags, file and defaults. The errors are all that is
-// wrong with it.
-func (g *grammar) configure() (Config, []error) {
-	s, name := defaultSettings(), ""
+// loaded is a configuration as it was read.
+type loaded struct {
+	cfg      Config
+	settings *settings
+	file     *configFile
+	flags    map[string]string // those that were given, by the key of what they set
+}
+
+// load makes the daemon's configuration of flags, file and defaults. The errors are all that is wrong
+// with it.
+func (g *grammar) load() (*loaded, []error) {
+	l, name := &loaded{settings: defaultSettings()}, ""
 	if g.Config != nil {
 		if name = *g.Config; name == "" {
-			return Config{}, []error{errors.New("--config: a path is needed; " + os.DevNull + " is an empty file")}
+			return nil, []error{errors.New("--config: a path is needed; " + os.DevNull + " is an empty file")}
 		}
 	}
-	file, wrong := readConfigFile(name, s)
-	flags := g.over(s)
-	cfg, more := s.config()
+	var wrong []error
+	l.file, wrong = readConfigFile(name, l.settings)
+	l.flags = g.over(l.settings)
+	return l, append(wrong, l.configure()...)
+}
+
+// configure makes cfg of settings, and says where is what is wrong with them.
+func (l *loaded) configure() []error {
+	var wrong []error
+	cfg, more := l.settings.config()
+	l.cfg = cfg
 	for _, e := range more {
-		wrong = append(wrong, file.placed(e, flags))
+		wrong = append(wrong, l.file.placed(e, l.flags))
 	}
-	return cfg, wrong
+	return wrong
 }
 
 func newLogger(cfg *Config, w io.Writer) *slog.Logger {

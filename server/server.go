@@ -125,6 +125,9 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	if _, err := table.Stats(ctx); err != nil {
 		return withHint(fmt.Errorf("read the table: %w", err))
 	}
+	if err := makeStateDir(cfg.StateDir); err != nil {
+		return withHint(err)
+	}
 	listeners, err := listenAll(&cfg)
 	if err != nil {
 		return withHint(err)
@@ -175,6 +178,8 @@ func openCutter(table *conntrack.Table, logger *slog.Logger) (rpc.Cutter, func()
 // withHint says what to do about a failure to start.
 func withHint(err error) error {
 	switch {
+	case errors.Is(err, errStateDir):
+		return &hintError{err, "make it and give it to the daemon's user, or name another one with --state-dir (state_dir)"}
 	case errors.Is(err, os.ErrPermission):
 		return &hintError{err, "run it as root, or with CAP_NET_ADMIN (CAP_SYS_ADMIN for --netns) and a --socket in a folder that is yours"}
 	case errors.Is(err, errInUse):
