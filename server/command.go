@@ -7,7 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
+	"os/signal"
+	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -65,7 +66,8 @@ func override[T any](flags map[string]string, key, flag string, into, given *T) 
 const serveHelp = `Run the daemon.
 
 The daemon needs CAP_NET_ADMIN in the namespace whose table it manages, and CAP_NET_RAW to reset
-silent ends of connections that are cut. SIGINT and SIGTERM end it once the requests under way are answered.
+silent ends of connections that are cut. SIGINT and SIGTERM end it once the requests under way are answered;
+at SIGHUP it reads its configuration file again.
 
 Examples:
 
@@ -79,6 +81,10 @@ type helpShown struct{}
 
 // Command runs `ctd serve` with its arguments until ctx ends, and returns its exit status.
 func Command(ctx context.Context, args []string, version string, stdout, stderr io.Writer) (status int) {
+	// Before anything else, as nobody who asks for a reload means to end the daemon.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	g, err := parse(args, stdout, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "ctd: serve: %v\nhint: ctd serve --help shows what it takes\n", err)
@@ -96,8 +102,13 @@ func Command(ctx context.Context, args []string, version string, stdout, stderr 
 	}
 	cfg := read.cfg
 	cfg.Version = version
-	if err := run(ctx, cfg, newLogger(&cfg, stderr), stdout); err != nil {
-		fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
+	level := &slog.LevelVar{}
+	logger := newLogger(&cfg, level, stderr)
+	warnExposed(logger, read)
+	if err := run(ctx, cfg, newReloads(hup, g.load, read, level), logger, stdout); err != nil {
+		for _, err := range read.placed(each(err)) {
+			fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
+		}
 		var h *hintError
 		if errors.As(err, &h) {
 			fmt.Fprintf(stderr, "hint: %s\n", h.hint)
@@ -174,10 +185,9 @@ func (l *loaded) configure() []error {
 	return wrong
 }
 
-func newLogger(cfg *Config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	// Only names come through that slog knows.
-	_ = level.UnmarshalText([]byte(strings.ToUpper(cfg.LogLevel)))
+// newLogger returns a log whose level is in level from now on.
+func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
+	level.Set(cfg.level())
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))

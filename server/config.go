@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -158,6 +159,13 @@ func (s *rtspSettings) config() (RTSPConfig, []*settingError) {
 
 // tokenFile returns where the token is written: beside the socket.
 func (c *Config) tokenFile() string { return filepath.Join(filepath.Dir(c.Socket), "token") }
+
+// level returns the least that is logged.
+func (c *Config) level() (level slog.Level) {
+	// Only names come through that slog knows; an empty one is info.
+	_ = level.UnmarshalText([]byte(strings.ToUpper(c.LogLevel)))
+	return level
+}
 
 // check says what is wrong with c.
 func (c *Config) check() []*settingError {

@@ -65,6 +65,7 @@ type Server struct {
 	helper   *rtspHelper
 	secret   string // the daemon's own token
 	policy   atomic.Pointer[policy]
+	reloads  *reloads // nil: the configuration isn't read again
 	registry *rpc.Registry
 	logger   *slog.Logger
 	started  time.Time
@@ -88,11 +89,11 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
 	}
-	s.policy.Store(p)
+	s.setPolicy(p)
 	s.end = sync.OnceFunc(func() { close(s.ended) })
 	service := &rpc.Service{
 		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd, Stopping: s.ended,
-		Scope: cfg.Scope, Audit: s.audit,
+		Scope: func(ctx context.Context) string { return s.policyOf(ctx).cfg.Scope }, Audit: s.audit,
 		HelperStatus: s.helperStatus, HelperSessions: s.helperSessions, HelperRules: s.helperRules,
 	}
 	service.Register(s.registry)
@@ -111,11 +112,11 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+readyPath, s.readyz)
 	mux.Handle("GET /openrpc.json", s.forViewers(http.HandlerFunc(s.openRPC)))
 	mux.Handle("GET "+metricsPath, s.forViewers(s.metrics()))
-	return s.logged(s.authenticated(mux))
+	return s.underPolicy(s.logged(s.authenticated(mux)))
 }
 
-// run opens the table and serves until ctx ends. It says on stdout how to reach it.
-func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer) error {
+// run opens the table and serves until ctx ends. It says on stdout how to reach it. r may be nil.
+func run(ctx context.Context, cfg Config, r *reloads, logger *slog.Logger, stdout io.Writer) error {
 	table, err := conntrack.Open(conntrack.Config{NetNS: cfg.NetNS})
 	if err != nil {
 		return withHint(err)
@@ -155,6 +156,8 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 		closeAll(listeners)
 		return err
 	}
+	s.reloads = r
+	defer func() { s.policy.Load().auth.Close() }()
 	s.openHelper(ctx, table)
 	defer s.helper.close() // where serve didn't come to it
 	s.announce(stdout, listeners)
@@ -242,6 +245,9 @@ func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 	}
 	if s.helper.cfg.Enabled && s.helper.open != nil {
 		tasks.Go(func() error { return s.helper.run(ctx) })
+	}
+	if s.reloads != nil {
+		tasks.Go(func() error { return s.reloadWhenTold(ctx) })
 	}
 	tasks.Go(func() error {
 		<-ctx.Done()
