@@ -128,6 +128,12 @@ func ParseSeconds(s string) (time.Duration, bool) {
 	return time.Duration(n) * time.Second, ok && n <= uint64(math.MaxInt64/time.Second)
 }
 
+// ParseBytes reads a size as a filter has it: bytes, or a number with K, M, G or T for powers of 1024.
+func ParseBytes(s string) (int64, bool) {
+	n, ok := parseQuantity(s, byteUnits)
+	return int64(n), ok && n <= math.MaxInt64
+}
+
 // unitScale returns what a unit stands for, 0 for none. Sizes take small letters too; of times a
 // capital letter is none, as M would be months to some.
 func unitScale(name string, units []quantityUnit) uint64 {

@@ -76,7 +76,7 @@ func TestKernelScope(t *testing.T) {
 		{ScopeReply, []string{"10.1.0.0/16"}, []uint32{both}},
 		{ScopeReply, []string{"10.2.0.80/32"}, []uint32{forwarded, both}},
 	} {
-		a.service.Scope = c.side
+		a.service.Scope = side(c.side)
 		p := boundTo(wire.RoleOperator, c.networks...)
 		for _, id := range all {
 			want := false
@@ -93,7 +93,7 @@ func TestKernelScope(t *testing.T) {
 		}
 	}
 	// What is outside stays, however it is named.
-	a.service.Scope = ScopeEither
+	a.service.Scope = side(ScopeEither)
 	p := boundTo(wire.RoleAdmin, "10.1.0.0/16")
 	f, err := table.Get(t.Context(), conntrack.Key{ID: forwarded})
 	if err != nil {

@@ -37,6 +37,14 @@ func scopeFilter(side string, networks []netip.Prefix) (conntrack.Filter, error)
 	return conntrack.ParseFilter("addr=" + list)
 }
 
+// scope returns by which addresses a flow is inside networks.
+func (s *Service) scope(ctx context.Context) string {
+	if s.Scope == nil {
+		return ScopeEither
+	}
+	return s.Scope(ctx)
+}
+
 // guarded is the table as the caller of one call has it: what is outside of the caller's networks isn't
 // there, and nothing is changed that was not recorded before. Methods reach the table only through it.
 type guarded struct {
@@ -55,7 +63,7 @@ func (s *Service) table(ctx context.Context) (*guarded, error) {
 	}
 	g.bound = p.Networks()
 	var err error
-	g.scope, err = scopeFilter(s.Scope, g.bound)
+	g.scope, err = scopeFilter(s.scope(ctx), g.bound)
 	return g, err
 }
 

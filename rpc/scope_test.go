@@ -106,7 +106,7 @@ func TestScope(t *testing.T) {
 		{"", "2001:db8::/32", "[]"},
 	} {
 		a, _ := sites(t)
-		a.service.Scope = c.side
+		a.service.Scope = side(c.side)
 		p := boundTo(wire.RoleOperator, c.network)
 		var list wire.ListResult
 		text, err := a.as(t, p, "conntrack.list", `{}`)
@@ -126,6 +126,8 @@ func TestScope(t *testing.T) {
 		}
 	}
 }
+
+func side(s string) func(context.Context) string { return func(context.Context) string { return s } }
 
 // TestScopeReads: whatever a bound caller asks for, nothing of the outside is in the answer.
 func TestScopeReads(t *testing.T) {

@@ -67,8 +67,9 @@ type Service struct {
 	Auditor Auditor
 	Audit   Audit
 
-	// Scope says by which addresses a flow is inside a caller's networks: either, orig or reply.
-	Scope string
+	// Scope says by which addresses a flow is inside a caller's networks: either, orig or reply. nil is
+	// either.
+	Scope func(ctx context.Context) string
 
 	// HelperStatus, HelperSessions and HelperRules answer helper.*, HelperRules for a form that the
 	// contract has.

@@ -7,7 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
+	"os/signal"
+	"syscall"
 
 	"github.com/alecthomas/kong"
 
@@ -24,6 +25,7 @@ type grammar struct {
 	Insecure  *bool    `help:"Allow --listen beyond loopback although nothing is encrypted."`
 	Socket    *string  `placeholder:"PATH" help:"Unix socket to listen on (${socket}). Root and the daemon's own user need no token there. The token is written beside it."`
 	Netns     *string  `placeholder:"NAME|PATH" help:"Network namespace whose table is managed; the listeners stay where the daemon was started. Needs CAP_SYS_ADMIN."`
+	StateDir  *string  `placeholder:"PATH" help:"Folder of what outlives the daemon: users, tokens, the audit log (${stateDir})."`
 	MaxBody   *int64   `placeholder:"BYTES" help:"How long a request may be (${maxBody})."`
 	LogFormat *string  `placeholder:"FORM" help:"Form of the log on standard error: text or json."`
 	LogLevel  *string  `placeholder:"LEVEL" help:"What is logged: debug, info, warn or error (info)."`
@@ -44,6 +46,7 @@ func (g *grammar) over(s *settings) map[string]string {
 	override(flags, "insecure", "--insecure", &s.Insecure, g.Insecure)
 	override(flags, "socket", "--socket", &s.Socket, g.Socket)
 	override(flags, "netns", "--netns", &s.NetNS, g.Netns)
+	override(flags, "state_dir", "--state-dir", &s.StateDir, g.StateDir)
 	override(flags, "max_body", "--max-body", &s.MaxBody, g.MaxBody)
 	override(flags, "log_format", "--log-format", &s.LogFormat, g.LogFormat)
 	override(flags, "log_level", "--log-level", &s.LogLevel, g.LogLevel)
@@ -63,7 +66,8 @@ func override[T any](flags map[string]string, key, flag string, into, given *T) 
 const serveHelp = `Run the daemon.
 
 The daemon needs CAP_NET_ADMIN in the namespace whose table it manages, and CAP_NET_RAW to reset
-silent ends of connections that are cut. SIGINT and SIGTERM end it once the requests under way are answered.
+silent ends of connections that are cut. SIGINT and SIGTERM end it once the requests under way are answered;
+at SIGHUP it reads its configuration file again.
 
 Examples:
 
@@ -77,6 +81,10 @@ type helpShown struct{}
 
 // Command runs `ctd serve` with its arguments until ctx ends, and returns its exit status.
 func Command(ctx context.Context, args []string, version string, stdout, stderr io.Writer) (status int) {
+	// Before anything else, as nobody who asks for a reload means to end the daemon.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	g, err := parse(args, stdout, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "ctd: serve: %v\nhint: ctd serve --help shows what it takes\n", err)
@@ -85,16 +93,22 @@ func Command(ctx context.Context, args []string, version string, stdout, stderr 
 	if g == nil {
 		return int(wire.ExitDone)
 	}
-	cfg, wrong := g.configure()
+	read, wrong := g.load()
 	if len(wrong) > 0 {
 		for _, err := range wrong {
 			fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
 		}
 		return int(wire.ExitUsage)
 	}
+	cfg := read.cfg
 	cfg.Version = version
-	if err := run(ctx, cfg, newLogger(&cfg, stderr), stdout); err != nil {
-		fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
+	level := &slog.LevelVar{}
+	logger := newLogger(&cfg, level, stderr)
+	warnExposed(logger, read)
+	if err := run(ctx, cfg, newReloads(hup, g.load, read, level), logger, stdout); err != nil {
+		for _, err := range read.placed(each(err)) {
+			fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
+		}
 		var h *hintError
 		if errors.As(err, &h) {
 			fmt.Fprintf(stderr, "hint: %s\n", h.hint)
@@ -134,7 +148,7 @@ func parseChosen(g any, verb, description string, args []string, stdout, stderr 
 		kong.Description(description),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { panic(helpShown{}) }),
-		kong.Vars{"listen": DefaultListen, "socket": DefaultSocket, "maxBody": fmt.Sprint(rpc.DefaultMaxBody), "config": DefaultConfigFile, "stateDir": defaultStateDir},
+		kong.Vars{"listen": DefaultListen, "socket": DefaultSocket, "stateDir": DefaultStateDir, "maxBody": fmt.Sprint(rpc.DefaultMaxBody), "config": DefaultConfigFile},
 	)
 	if err != nil {
 		return false, err
@@ -143,28 +157,43 @@ func parseChosen(g any, verb, description string, args []string, stdout, stderr 
 	return false, err
 }
 
-// configure makes the daemon's configuration of flags, file and defaults. The errors are all that is
-// wrong with it.
-func (g *grammar) configure() (Config, []error) {
-	s, name := defaultSettings(), ""
-	if g.Config != nil {
-		if name = *g.Config; name == "" {
-			return Config{}, []error{errors.New("--config: a path is needed; " + os.DevNull + " is an empty file")}
-		}
-	}
-	file, wrong := readConfigFile(name, s)
-	flags := g.over(s)
-	cfg, more := s.config()
-	for _, e := range more {
-		wrong = append(wrong, file.placed(e, flags))
-	}
-	return cfg, wrong
+// loaded is a configuration as it was read.
+type loaded struct {
+	cfg      Config
+	settings *settings
+	file     *configFile
+	flags    map[string]string // those that were given, by the key of what they set
 }
 
-func newLogger(cfg *Config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	// Only names come through that slog knows.
-	_ = level.UnmarshalText([]byte(strings.ToUpper(cfg.LogLevel)))
+// load makes the daemon's configuration of flags, file and defaults. The errors are all that is wrong
+// with it.
+func (g *grammar) load() (*loaded, []error) {
+	l, name := &loaded{settings: defaultSettings()}, ""
+	if g.Config != nil {
+		if name = *g.Config; name == "" {
+			return nil, []error{errors.New("--config: a path is needed; " + os.DevNull + " is an empty file")}
+		}
+	}
+	var wrong []error
+	l.file, wrong = readConfigFile(name, l.settings)
+	l.flags = g.over(l.settings)
+	return l, append(wrong, l.configure()...)
+}
+
+// configure makes cfg of settings, and says where is what is wrong with them.
+func (l *loaded) configure() []error {
+	var wrong []error
+	cfg, more := l.settings.config()
+	l.cfg = cfg
+	for _, e := range more {
+		wrong = append(wrong, l.file.placed(e, l.flags))
+	}
+	return wrong
+}
+
+// newLogger returns a log whose level is in level from now on.
+func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
+	level.Set(cfg.level())
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))

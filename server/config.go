@@ -1,11 +1,16 @@
 package server
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"ctd/auth"
 	"ctd/auth/audit"
@@ -16,8 +21,9 @@ import (
 
 // The defaults with which `ctd serve` works without any setting.
 const (
-	DefaultListen = "127.0.0.1:8420"
-	DefaultSocket = "/run/ctd/ctd.sock"
+	DefaultListen   = "127.0.0.1:8420"
+	DefaultSocket   = "/run/ctd/ctd.sock"
+	DefaultStateDir = "/var/lib/ctd"
 )
 
 // maxSocketPath is what struct sockaddr_un (unix(7)) leaves beside the terminating NUL.
@@ -73,18 +79,48 @@ type RTSPConfig struct {
 	Helper helper.Config
 }
 
-// config makes a Config of settings, and says what is wrong with them.
+// Files in the state directory.
+const (
+	usersFile  = "users.toml"
+	tokensFile = "tokens.toml"
+	auditFile  = "audit.log"
+)
+
+// config makes a Config of settings, and says what is wrong with them: of each setting the first that was
+// found.
 func (s *settings) config() (Config, []*settingError) {
 	cfg := Config{
-		Listen: s.Listen, Insecure: s.Insecure, Socket: s.Socket, NetNS: s.NetNS, MaxBody: s.MaxBody,
-		Pyctd:     rpc.PyctdConfig{Rows: s.Pyctd.Rows, Addresses: s.Pyctd.Addresses},
+		Listen: s.Listen, Insecure: s.Insecure, Socket: s.Socket, NetNS: s.NetNS, StateDir: s.StateDir, RunAs: s.RunAs,
+		TLS: TLSConfig(s.TLS), MaxBody: s.MaxBody, Pyctd: rpc.PyctdConfig(s.Pyctd),
+		Auth: s.Config, Scope: s.Scope, Hosts: s.Hosts, Origins: s.CORS.Origins,
+		Limits: Limits{
+			Calls: s.Limits.Rate, Kills: s.Limits.KillsPerMinute,
+			Requests: s.Limits.Requests, RequestsPerCaller: s.Limits.RequestsPerCaller,
+		},
+		Audit: audit.Config{
+			To: s.Audit.To, File: s.Audit.File,
+			MaxSize: int64(s.Audit.MaxSize), MaxFiles: s.Audit.MaxFiles, MaxAge: time.Duration(s.Audit.MaxAge),
+		},
 		LogFormat: s.LogFormat, LogLevel: s.LogLevel,
 	}
-	wrong := s.checkWords()
+	if s.StateDir != "" {
+		cfg.Auth.UsersFile, cfg.Auth.TokensFile = filepath.Join(s.StateDir, usersFile), filepath.Join(s.StateDir, tokensFile)
+		if s.Audit.File == "" {
+			cfg.Audit.File = filepath.Join(s.StateDir, auditFile)
+		}
+	}
+	wrong := s.checkValues()
 	rtsp, rtspWrong := s.Helper.RTSP.config()
 	cfg.RTSP = rtsp
 	wrong = append(wrong, rtspWrong...)
-	return cfg, append(wrong, cfg.check()...)
+	wrong = append(wrong, cfg.check()...)
+	seen := map[string]bool{}
+	return cfg, slices.DeleteFunc(wrong, func(e *settingError) bool {
+		// A list may have more than one wrong element.
+		again := seen[e.key] && e.key != "listen"
+		seen[e.key] = true
+		return again
+	})
 }
 
 // config makes the helper's configuration, in which what is empty would stand for a default.
@@ -99,16 +135,13 @@ func (s *rtspSettings) config() (RTSPConfig, []*settingError) {
 		}
 	}
 	refuse("at least one is needed", map[string]bool{"ports": len(s.Ports) == 0, "families": len(s.Families) == 0})
-	refuse("0 is not taken", map[string]bool{
-		"queue": s.Queue == 0, "mark_bit": s.MarkBit == 0,
-		"max_sessions": s.MaxSessions == 0, "max_sessions_per_client": s.MaxSessionsPerClient == 0,
-	})
+	refuse("0 is not taken", map[string]bool{"queue": s.Queue == 0, "mark_bit": s.MarkBit == 0})
 	slices.SortFunc(wrong, func(a, b *settingError) int { return strings.Compare(a.key, b.key) })
 	cfg := RTSPConfig{Enabled: s.Enabled, Helper: helper.Config{
 		Ports: s.Ports, Queue: s.Queue, Interfaces: s.Interfaces, Manual: !s.Install, MarkBit: s.MarkBit,
 		AllowOtherSource: s.AllowOtherSource, MaxSessions: s.MaxSessions, MaxSessionsPerClient: s.MaxSessionsPerClient,
 	}}
-	for _, name := range s.Families { // other names are refused by checkWords
+	for _, name := range s.Families { // other names are refused by checkValues
 		switch name {
 		case "ipv4":
 			cfg.Helper.Families = append(cfg.Helper.Families, conntrack.FamilyIPv4)
@@ -127,6 +160,13 @@ func (s *rtspSettings) config() (RTSPConfig, []*settingError) {
 // tokenFile returns where the token is written: beside the socket.
 func (c *Config) tokenFile() string { return filepath.Join(filepath.Dir(c.Socket), "token") }
 
+// level returns the least that is logged.
+func (c *Config) level() (level slog.Level) {
+	// Only names come through that slog knows; an empty one is info.
+	_ = level.UnmarshalText([]byte(strings.ToUpper(c.LogLevel)))
+	return level
+}
+
 // check says what is wrong with c.
 func (c *Config) check() []*settingError {
 	var wrong []*settingError
@@ -144,7 +184,42 @@ func (c *Config) check() []*settingError {
 			wrong = append(wrong, e)
 		}
 	}
-	return append(wrong, checkTLS(c.TLS)...)
+	for i, u := range c.Auth.Users {
+		if len(u.Certificates) > 0 && c.TLS.ClientCA == "" {
+			wrong = append(wrong, wrongf(fmt.Sprintf("user[%d].certificates", i), "client certificates need client_ca in [tls]"))
+		}
+	}
+	wrong = append(wrong, c.checkSites()...)
+	wrong = append(wrong, checkTLS(c.TLS)...)
+	if c.Audit.To == audit.ToFile && c.Audit.File == "" {
+		wrong = append(wrong, wrongf("audit.file", "a path is needed where there is no state_dir; or set audit.to to %s or %s", audit.ToJournald, audit.ToNone))
+	}
+	for _, err := range auth.Check(c.Auth) {
+		if e, ok := errors.AsType[*auth.SettingError](err); ok {
+			wrong = append(wrong, &settingError{e.Key, e.Text})
+		} else {
+			wrong = append(wrong, wrongf("user", "%v", err))
+		}
+	}
+	return wrong
+}
+
+// checkSites says what is wrong with names of hosts and sites.
+func (c *Config) checkSites() []*settingError {
+	var wrong []*settingError
+	for _, host := range c.Hosts {
+		if host == "" || strings.ContainsAny(host, "/:@*? []") {
+			wrong = append(wrong, wrongf("hosts", "%q: want a name without scheme and port, e.g. router.example.org", host))
+		}
+	}
+	for _, origin := range c.Origins {
+		u, err := url.Parse(origin)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.Contains(u.Host, "*") ||
+			u.Scheme+"://"+u.Host != origin {
+			wrong = append(wrong, wrongf("cors.origins", "%q: want a site without path, e.g. https://noc.example.org", origin))
+		}
+	}
+	return wrong
 }
 
 // checkListen refuses an address beyond loopback without TLS, where the token and everything else could

@@ -61,7 +61,7 @@ func TestCommandLine(t *testing.T) {
 		"unknown log level": {[]string{"--log-level", "loud"}, 2, "debug"},
 		"unknown rows":      {[]string{"--pyctd-rows", "table"}, 2, "struct"},
 		"empty socket":      {[]string{"--socket="}, 2, "--socket"},
-		"no such namespace": {[]string{"--netns", "ctd-there-is-none", "--socket", t.TempDir() + "/s", "--no-listen"}, 6, "ctd-there-is-none"},
+		"no such namespace": {[]string{"--netns", "ctd-there-is-none", "--socket", t.TempDir() + "/s", "--state-dir", t.TempDir(), "--no-listen"}, 6, "ctd-there-is-none"},
 	} {
 		var stdout, stderr bytes.Buffer
 		args := append([]string{"--config", os.DevNull}, c.args...)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/BurntSushi/toml"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -18,13 +17,20 @@ Generated from the list of settings by ` + "`make docs`" + `.
 
 The daemon works without a configuration. ` + "`ctd serve --config FILE`" + ` reads one, in
 [TOML](https://toml.io/en/v1.0.0); without the flag it reads ` + "`" + DefaultConfigFile + "`" + ` where that is there. A flag
-wins over the file, and the file over the defaults. The file is read once: restart the daemon when it
-was changed.
+wins over the file, and the file over the defaults.
 
 A name that isn't known is an error that tells its line and the nearest name, and so is a value of the
 wrong type; the daemon doesn't start then. ` + "`ctd check-config [FILE]`" + ` prints ok, or all that is wrong, and exits
-with 2. ` + "`--config /dev/null`" + ` is an empty file. [deploy/ctd.toml](../deploy/ctd.toml) is an example with
-every setting, commented out.
+with 2; it warns where others may read a file with secrets. ` + "`--config /dev/null`" + ` is an empty file.
+[deploy/ctd.toml](../deploy/ctd.toml) is an example with every setting, commented out.
+
+## Reload
+
+` + "`systemctl reload ctd`" + `, or SIGHUP to the daemon, reads the file again. What it says counts for requests that come
+from then on; those under way end as they began. Where anything in it is wrong, all stays as it was: the log says
+what is wrong and in which line, and so does ` + "`ctd doctor`" + ` until a reload went well. A setting with *restart*
+in its last column is left as it is, and the log names it where it was changed: it needs a restart. Flags win
+over the file still.
 `
 
 // writeConfigDoc writes docs/configuration.md.
@@ -34,39 +40,51 @@ func writeConfigDoc(w io.Writer) error {
 	var rows strings.Builder
 	flush := func() {
 		if rows.Len() > 0 {
-			fmt.Fprintf(w, "\n| setting | | default | flag | |\n|---|---|---|---|---|\n%s", rows.String())
+			fmt.Fprintf(w, "\n| setting | | default | flag | | |\n|---|---|---|---|---|---|\n%s", rows.String())
 			rows.Reset()
 		}
 	}
 	fmt.Fprint(w, "\n## The daemon\n")
 	for _, s := range allSettings() {
-		if s.table {
+		if s.table || s.list {
 			if s.doc != "" {
 				flush()
-				fmt.Fprintf(w, "\n## [%s]\n\n%s\n", s.key(), strings.ReplaceAll(s.doc, "rtsp.md", "[rtsp.md](rtsp.md)"))
+				head := "[" + s.key() + "]"
+				if s.list {
+					head = "[" + head + "]"
+				}
+				fmt.Fprintf(w, "\n## %s\n\n%s\n", head, strings.ReplaceAll(s.doc, "rtsp.md", "[rtsp.md](rtsp.md)"))
 			}
 			continue
 		}
-		value, err := toml.Marshal(map[string]any{"v": s.value(defaults).Interface()})
+		value := reflect.ValueOf(defaults).Elem()
+		if s.in != nil {
+			value = reflect.New(s.in).Elem()
+		}
+		value = value.FieldByIndex(s.index)
+		text, err := defaultText(value)
 		if err != nil {
 			return err
 		}
-		text := strings.TrimPrefix(strings.TrimSpace(string(value)), "v = ")
-		if s.path[len(s.path)-1] == "mark_bit" {
-			text = fmt.Sprintf("%#x", s.value(defaults).Uint())
+		if s.name() == "mark_bit" {
+			text = fmt.Sprintf("%#x", value.Uint())
 		}
 		flag := ""
 		if s.flag != "" {
 			flag = "`" + s.flag + "`"
 		}
-		kind := typeWords(s.typ)
+		kind := s.words()
 		if s.enum != nil {
-			kind = strings.Join(s.enum, ", ")
+			kind = strings.TrimPrefix(strings.Join(s.enum, ", "), ", ")
 			if s.typ.Kind() == reflect.Slice {
 				kind = "a list of " + kind
 			}
 		}
-		fmt.Fprintf(&rows, "| `%s` | %s | `%s` | %s | %s |\n", s.path[len(s.path)-1], kind, text, flag, s.doc)
+		restart := ""
+		if s.fixed {
+			restart = "*restart*"
+		}
+		fmt.Fprintf(&rows, "| `%s` | %s | `%s` | %s | %s | %s |\n", s.name(), kind, text, flag, s.doc, restart)
 	}
 	flush()
 	return nil
@@ -86,6 +104,9 @@ func TestSettingsDescribed(t *testing.T) {
 	for _, s := range allSettings() {
 		if s.doc == "" && !s.table {
 			t.Errorf("%s has no description", s.key())
+		}
+		if strings.Contains(s.doc, "|") {
+			t.Errorf("%s: a table's row has no |: %s", s.key(), s.doc)
 		}
 		if s.flag == "" {
 			continue

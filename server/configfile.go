@@ -3,8 +3,11 @@ package server
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -19,11 +22,17 @@ const DefaultConfigFile = "/etc/ctd/ctd.toml"
 // maxConfigFile bounds what is read of a configuration file.
 const maxConfigFile = 1 << 20
 
+// errNoTable says that a value is something else.
+var errNoTable = errors.New("no table")
+
 // configFile is a configuration file that was read. One that isn't there has no settings.
 type configFile struct {
-	name string
-	meta toml.MetaData
-	tree map[string]toml.Primitive
+	name  string
+	there bool
+	mode  fs.FileMode
+	meta  toml.MetaData
+	tree  map[string]toml.Primitive
+	keys  []keyLine
 }
 
 // readConfigFile reads a file into s, which has the defaults. With an empty name that is
@@ -33,7 +42,7 @@ func readConfigFile(name string, s *settings) (*configFile, []error) {
 	if name == "" {
 		f.name = DefaultConfigFile
 	}
-	text, err := readBounded(f.name)
+	text, err := f.read()
 	if name == "" && errors.Is(err, fs.ErrNotExist) {
 		return f, nil
 	}
@@ -43,15 +52,23 @@ func readConfigFile(name string, s *settings) (*configFile, []error) {
 	return f, f.decode(text, s)
 }
 
-func readBounded(name string) (string, error) {
-	fi, err := os.Stat(name)
+// read returns the file's text.
+func (f *configFile) read() (string, error) {
+	file, err := os.Open(f.name)
 	if err != nil {
 		return "", err
 	}
-	if fi.Size() > maxConfigFile {
-		return "", fmt.Errorf("%s has %d bytes; at most %d are read", name, fi.Size(), maxConfigFile)
+	defer file.Close()
+	fi, err := file.Stat()
+	if err != nil {
+		return "", err
 	}
-	b, err := os.ReadFile(name)
+	f.there, f.mode = true, fi.Mode()
+	// It may grow meanwhile.
+	b, err := io.ReadAll(io.LimitReader(file, maxConfigFile+1))
+	if len(b) > maxConfigFile {
+		return "", fmt.Errorf("%s has more than the %d bytes that are read", f.name, maxConfigFile)
+	}
 	return string(b), err
 }
 
@@ -61,21 +78,53 @@ func (f *configFile) decode(text string, s *settings) []error {
 	if f.meta, err = toml.Decode(text, &f.tree); err != nil {
 		return []error{f.syntaxError(err)}
 	}
+	f.keys = keyLines(text)
 	all := allSettings()
 	wrong := f.unknown(all)
-	for _, one := range all {
-		value, ok := f.find(one.path)
+	return append(wrong, f.decodeTable(all, nil, nil, f.tree, reflect.ValueOf(s).Elem())...)
+}
+
+// decodeTable reads a table, which is at a path of settings, and at a place in the file. into is the struct
+// that indices of its settings are for.
+func (f *configFile) decodeTable(all []setting, path []string, at keyPath, tree map[string]toml.Primitive, into reflect.Value) []error {
+	var wrong []error
+	for _, one := range beneath(all, path) {
+		value, ok := tree[one.name()]
 		if !ok {
 			continue
 		}
-		if one.table {
-			if err := f.meta.PrimitiveDecode(value, &struct{}{}); err != nil {
-				wrong = append(wrong, f.wrong(one.path, "want %s", typeWords(one.typ)))
+		at, field := at.with(step{name: one.name()}), into.FieldByIndex(one.index)
+		var err error
+		switch {
+		case one.table:
+			var below map[string]toml.Primitive
+			// The decoder takes what is no table for none.
+			if err = f.meta.PrimitiveDecode(value, &below); err == nil && below == nil {
+				err = errNoTable
 			}
-			continue
+			if err == nil {
+				wrong = append(wrong, f.decodeTable(all, one.path, at, below, into)...)
+			}
+		case one.list:
+			var below []map[string]toml.Primitive
+			if err = f.meta.PrimitiveDecode(value, &below); err != nil {
+				break
+			}
+			if slices.ContainsFunc(below, func(tree map[string]toml.Primitive) bool { return tree == nil }) {
+				err = errNoTable
+				break
+			}
+			for i, tree := range below {
+				at, each := slices.Clone(at), reflect.New(one.typ.Elem()).Elem()
+				at[len(at)-1].of = i + 1
+				wrong = append(wrong, f.decodeTable(all, one.path, at, tree, each)...)
+				field.Set(reflect.Append(field, each))
+			}
+		default:
+			err = f.meta.PrimitiveDecode(value, field.Addr().Interface())
 		}
-		if err := f.meta.PrimitiveDecode(value, one.value(s).Addr().Interface()); err != nil {
-			wrong = append(wrong, f.wrong(one.path, "want %s", typeWords(one.typ)))
+		if err != nil {
+			wrong = append(wrong, f.wrong(at, "want %s", one.words()))
 		}
 	}
 	return wrong
@@ -84,39 +133,55 @@ func (f *configFile) decode(text string, s *settings) []error {
 func (f *configFile) syntaxError(err error) error {
 	var parse toml.ParseError
 	if errors.As(err, &parse) {
-		return fmt.Errorf("%s:%d: %s", f.name, parse.Position.Line, parse.Message)
+		return fmt.Errorf("%s:%d: %s", f.name, parse.Position.Line, withoutValues(parse.Message))
 	}
 	return fmt.Errorf("%s: %w", f.name, err)
+}
+
+// withoutValues takes values out of what the decoder says, since one that lacks its quotes may be a hash. The
+// names of keys stay.
+func withoutValues(message string) string {
+	if strings.HasPrefix(message, "Key '") {
+		return message
+	}
+	value := regexp.MustCompile(`"(?:[^"\\]|\\.){4,}"|'[^']{4,}'|^[-+.\w]{4,} is out of range`)
+	return value.ReplaceAllStringFunc(message, func(v string) string {
+		if strings.HasSuffix(v, " is out of range") {
+			return "a number is out of range"
+		}
+		return "..."
+	})
 }
 
 // unknown returns an error for each key that is no setting, but not for those below one of them.
 func (f *configFile) unknown(all []setting) []error {
 	var wrong []error
-	var last toml.Key
-	for _, key := range f.meta.Keys() {
-		if last != nil && len(key) > len(last) && slices.Equal(key[:len(last)], last) {
+	var last keyPath
+	for _, key := range f.keys {
+		if last != nil && key.path.below(last) {
 			continue
 		}
-		at := slices.IndexFunc(all, func(s setting) bool { return slices.Equal(s.path, key) })
+		names := key.path.names()
+		at := slices.IndexFunc(all, func(s setting) bool { return slices.Equal(s.path, names) })
 		if at >= 0 {
-			if !all[at].table { // what is below was no table, which decode tells
-				last = key
+			if !all[at].table && !all[at].list { // what is below was no table, which decode tells
+				last = key.path
 			}
 			continue
 		}
-		last = key
+		last = key.path
 		text := "there is no such setting"
-		if near := nearestSetting(key, all); near != "" {
+		if near := nearestSetting(names, all); near != "" {
 			text += fmt.Sprintf("; did you mean %s?", near)
 		}
-		wrong = append(wrong, f.wrong(key, "%s", text))
+		wrong = append(wrong, f.wrong(key.path, "%s", text))
 	}
 	return wrong
 }
 
 // nearestSetting returns the setting that a key is most likely meant for: by its own name among those of
 // its table, else among all.
-func nearestSetting(key toml.Key, all []setting) string {
+func nearestSetting(key []string, all []setting) string {
 	own := key[len(key)-1]
 	var beside, whole []string
 	for _, s := range all {
@@ -140,60 +205,37 @@ func nearestSetting(key toml.Key, all []setting) string {
 	return ""
 }
 
-// find returns what stands in the file at a path.
-func (f *configFile) find(path []string) (toml.Primitive, bool) {
-	tree := f.tree
-	for i, name := range path {
-		value, ok := tree[name]
-		if !ok {
-			return toml.Primitive{}, false
-		}
-		if i == len(path)-1 {
-			return value, true
-		}
-		tree = nil
-		if err := f.meta.PrimitiveDecode(value, &tree); err != nil {
-			return toml.Primitive{}, false
-		}
-	}
-	return toml.Primitive{}, false
-}
-
 // line returns the line of a key, 0 where it isn't in the file.
-func (f *configFile) line(path []string) int {
-	value, ok := f.find(path)
-	if !ok {
-		return 0
+func (f *configFile) line(path keyPath) int {
+	for _, k := range f.keys {
+		if slices.Equal(k.path, path) {
+			return k.line
+		}
 	}
-	// The library tells where a key is only in its errors.
-	var parse toml.ParseError
-	if !errors.As(f.meta.PrimitiveDecode(value, refuser{}), &parse) {
-		return 0
-	}
-	return parse.Position.Line
+	return 0
 }
-
-// refuser takes no value.
-type refuser struct{}
-
-var _ toml.Unmarshaler = refuser{}
-
-// UnmarshalTOML is toml.Unmarshaler's.
-func (refuser) UnmarshalTOML(any) error { return errors.New("refused") }
 
 // wrong is an error about a key in the file.
-func (f *configFile) wrong(path []string, format string, args ...any) error {
-	return fmt.Errorf("%s:%d: %s: %s", f.name, f.line(path), strings.Join(path, "."), fmt.Sprintf(format, args...))
+func (f *configFile) wrong(path keyPath, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: %s: %s", f.name, f.line(path), path, fmt.Sprintf(format, args...))
 }
 
-// placed says where a setting's error comes from: a flag, a line of the file, or neither.
+// placed says where a setting's error comes from: a flag, a line of the file, or neither. What isn't in the
+// file is placed where its table is.
 func (f *configFile) placed(e *settingError, flags map[string]string) error {
 	if flag, ok := flags[e.key]; ok {
 		return fmt.Errorf("%s: %s", flag, e.text)
 	}
-	path := strings.Split(e.key, ".")
-	if f.line(path) > 0 {
-		return f.wrong(path, "%s", e.text)
+	for path := parseKeyPath(e.key); len(path) > 0; path = path[:len(path)-1] {
+		line := f.line(path)
+		if line == 0 { // an element of a list that is no table
+			path = slices.Clone(path)
+			path[len(path)-1].of = 0
+			line = f.line(path)
+		}
+		if line > 0 {
+			return fmt.Errorf("%s:%d: %s: %s", f.name, line, e.key, e.text)
+		}
 	}
 	return e
 }

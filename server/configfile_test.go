@@ -2,17 +2,23 @@ package server
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"ctd/auth"
+	"ctd/auth/audit"
 	"ctd/clients/ctdclient"
 	"ctd/conntrack"
 	"ctd/conntrack/conntracktest"
@@ -32,17 +38,29 @@ func configure(t testing.TB, text string, flags ...string) (Config, []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, wrong := g.configure()
+	read, wrong := g.load()
 	var texts []string
 	for _, err := range wrong {
 		texts = append(texts, strings.TrimPrefix(err.Error(), name+":"))
 	}
-	return cfg, texts
+	return read.cfg, texts
 }
 
+// Hashes of a password and a token that nobody knows.
+const (
+	testHash      = "$2b$10$oA.XFUoQR7h6fXzO9FIgAuA8.zudNF5xDJ8/YR39UACH.IIQvlJt6"
+	testTokenHash = "5beed6438f4462c480c474904e8cc45d647d08823ffbb71964bbe69c40e3dbe3"
+)
+
 func defaultConfig() Config {
+	authConfig := auth.DefaultConfig()
+	authConfig.Passwords.Files, authConfig.Proxy.Addresses, authConfig.Proxy.UnixUsers = []string{}, []string{}, []string{}
+	authConfig.UsersFile, authConfig.TokensFile = "/var/lib/ctd/users.toml", "/var/lib/ctd/tokens.toml"
 	return Config{
-		Listen: []string{DefaultListen}, Socket: DefaultSocket, MaxBody: rpc.DefaultMaxBody,
+		Listen: []string{DefaultListen}, Socket: DefaultSocket, StateDir: DefaultStateDir, MaxBody: rpc.DefaultMaxBody,
+		Auth: authConfig, Scope: "either", Hosts: []string{}, Origins: []string{},
+		Limits:    Limits{Requests: 64, RequestsPerCaller: 16},
+		Audit:     audit.Config{To: audit.ToFile, File: "/var/lib/ctd/audit.log", MaxSize: 64 << 20, MaxFiles: 10, MaxAge: 90 * 24 * time.Hour},
 		Pyctd:     rpc.PyctdConfig{Rows: "struct", Addresses: "dotted"},
 		LogFormat: "text", LogLevel: "info",
 		RTSP: RTSPConfig{Helper: helper.Config{
@@ -65,10 +83,56 @@ func TestConfigFile(t *testing.T) {
 insecure = true
 socket = "/s"
 netns = "router"
+state_dir = "/state"
+run_as = "ctd"
 max_body = 1
+scope = "orig"
+hosts = ["router.example.org"]
 log_format = "json"
 log_level = "debug"
 pyctd = {rows = "list", addresses = "integer"}
+token = [{name = "t", hash = "` + testTokenHash + `", role = "admin", expires = "2099-12-31"}]
+[cors]
+origins = ["https://noc.example.org:8443"]
+[limits]
+rate = 600
+kills_per_minute = 60
+requests = 1
+requests_per_caller = 2
+[audit]
+to = "journald"
+file = "/a"
+max_size = 4096
+max_files = 1
+max_age = "1h30m"
+[[user]]
+name = "jane"
+password = "` + testHash + `"
+role = "operator"
+networks = ["10.3.0.0/16"]
+rate = 1
+kills_per_minute = 2
+[[user]]
+name = "joe"
+role = "viewer"
+[[unix]]
+group = "root"
+role = "viewer"
+[passwords]
+role = "viewer"
+[oidc]
+issuer = "https://sso.example.org"
+audience = "ctd"
+name_claim = "n"
+role_claim = "r"
+[[oidc.grant]]
+value = "v"
+role = "admin"
+[proxy]
+addresses = ["192.0.2.7"]
+unix_users = ["root"]
+header = "X-User"
+role = "viewer"
 [helper.rtsp]
 enabled = true
 install = false
@@ -85,6 +149,28 @@ max_sessions_per_client = 1
 `, nil, func(cfg *Config) {
 				*cfg = Config{
 					Listen: []string{"[::1]:1", "0.0.0.0:2"}, Insecure: true, Socket: "/s", NetNS: "router", MaxBody: 1,
+					StateDir: "/state", RunAs: "ctd", Scope: "orig", Hosts: []string{"router.example.org"},
+					Origins: []string{"https://noc.example.org:8443"},
+					Limits:  Limits{Calls: 600, Kills: 60, Requests: 1, RequestsPerCaller: 2},
+					Audit:   audit.Config{To: audit.ToJournald, File: "/a", MaxSize: 4096, MaxFiles: 1, MaxAge: 90 * time.Minute},
+					Auth: auth.Config{
+						Users: []auth.User{
+							{
+								Name: "jane", Password: testHash,
+								Grant: auth.Grant{Role: "operator", Networks: []string{"10.3.0.0/16"}, Rate: 1, KillsPerMinute: 2},
+							},
+							{Name: "joe", Grant: auth.Grant{Role: "viewer"}},
+						},
+						Tokens:    []auth.Token{{Name: "t", Hash: testTokenHash, Grant: auth.Grant{Role: "admin"}, Expires: "2099-12-31"}},
+						Peers:     []auth.Peer{{Group: "root", Grant: auth.Grant{Role: "viewer"}}},
+						Passwords: auth.PasswordFile{Files: []string{}, Role: "viewer"},
+						OIDC: auth.OIDC{
+							Issuer: "https://sso.example.org", Audience: "ctd", NameClaim: "n", RoleClaim: "r",
+							Grants: []auth.OIDCGrant{{Value: "v", Grant: auth.Grant{Role: "admin"}}},
+						},
+						Proxy:     auth.Proxy{Addresses: []string{"192.0.2.7"}, UnixUsers: []string{"root"}, Header: "X-User", Role: "viewer"},
+						UsersFile: "/state/users.toml", TokensFile: "/state/tokens.toml",
+					},
 					Pyctd: rpc.PyctdConfig{Rows: "list", Addresses: "integer"}, LogFormat: "json", LogLevel: "debug",
 					RTSP: RTSPConfig{Enabled: true, Helper: helper.Config{
 						Manual: true, Ports: []uint16{555}, Queue: 65535, Families: []conntrack.Family{conntrack.FamilyIPv6},
@@ -139,12 +225,35 @@ func TestConfigFileErrors(t *testing.T) {
 		"queue 0":              {"helper.rtsp.queue = 0", []string{"1: helper.rtsp.queue: 0 is not taken; leave the line out for the default"}},
 		"bit 0":                {"helper.rtsp.mark_bit = 0", []string{"1: helper.rtsp.mark_bit: 0 is not taken; leave the line out for the default"}},
 		"port 0":               {"helper.rtsp.ports = [0]", []string{"1: helper.rtsp.ports: 0 is none"}},
-		"no sessions":          {"helper.rtsp.max_sessions = 0", []string{"1: helper.rtsp.max_sessions: 0 is not taken; leave the line out for the default"}},
+		"no sessions":          {"helper.rtsp.max_sessions = 0", []string{"1: helper.rtsp.max_sessions: 0 is below 1; leave the line out for the default"}},
 		"two bits":             {"[helper.rtsp]\nmark_bit = 3", []string{"2: helper.rtsp.mark_bit: 0x3 has more than one bit"}},
 		"no interface's name":  {"[helper.rtsp]\ninterfaces = [\"a b\"]", []string{"2: helper.rtsp.interfaces: "}},
-		"below 0":              {"[helper.rtsp]\nmax_sessions = -1", []string{"2: helper.rtsp.max_sessions: -1 is below 0"}},
+		"below 0":              {"[helper.rtsp]\nmax_sessions = -1", []string{"2: helper.rtsp.max_sessions: -1 is below 1"}},
 		"all that is wrong":    {"a = 1\nmax_body = \"b\"\nlog_format = \"xml\"", []string{"1: a: ", "2: max_body: ", "3: log_format: "}},
 		"a date for anything":  {"netns = 2026-11-22", []string{"1: netns: want a text in quotes"}},
+		"unknown in a list":    {"[[user]]\nname = \"a\"\nrole = \"viewer\"\n[[user]]\nname = \"b\"\nroel = \"viewer\"\nrole = \"viewer\"", []string{"6: user[1].roel: there is no such setting; did you mean role?"}},
+		"unknown in a line":    {"token = [\n  {name = \"a\", hash = \"" + testTokenHash + "\", role = \"viewer\"},\n  {nmae = \"b\", hash = \"0" + testTokenHash[1:] + "\", role = \"viewer\"},\n]", []string{"3: token[1].nmae: there is no such setting; did you mean name?"}},
+		"type in a list":       {"[[user]]\nname = \"a\"\nrole = \"viewer\"\nnetworks = \"10.0.0.0/8\"\n[[user]]\nname = \"b\"\nrole = \"viewer\"", []string{"4: user[0].networks: want a list of texts in quotes"}},
+		"word in a list table": {"[oidc]\nissuer = \"https://sso.example.org\"\naudience = \"ctd\"\n[[oidc.grant]]\nvalue = \"a\"\nrole = \"viewer\"\n[[oidc.grant]]\nvalue = \"b\"\nrole = \"amdin\"", []string{`9: oidc.grant[1].role: "amdin" is none of viewer, operator, admin; did you mean "admin"?`}},
+		"lacking in a list":    {"\n[[unix]]\nuser = \"root\"\nrole = \"viewer\"\n[[unix]]\nuser = \"nobody\"", []string{"5: unix[1].role: one of viewer, operator, admin is needed"}},
+		"below 0 in a list":    {"[[unix]]\nuser = \"root\"\nrole = \"viewer\"\nrate = -1", []string{"4: unix[0].rate: -1 is below 0"}},
+		"table for tables":     {"[user]\nname = \"a\"", []string{"1: user: want tables, each with [[user]] above it"}},
+		"number for tables":    {"user = 1", []string{"1: user: want tables, each with [[user]] above it"}},
+		"list for tables":      {"oidc.grant = [\"a\"]", []string{"1: oidc.grant: want tables, each with [[oidc.grant]] above it"}},
+		"name with a dot":      {"\"tls.cert\" = \"/c\"", []string{"1: tls.cert: there is no such setting"}},
+		"a hidden setting":     {"UsersFile = \"/u\"", []string{"1: UsersFile: there is no such setting"}},
+		"certificates, no CA":  {"[[user]]\nname = \"a\"\nrole = \"viewer\"\ncertificates = [\"CN=a\"]", []string{"4: user[0].certificates: client certificates need client_ca in [tls]"}},
+		"host with a port":     {"hosts = [\"a\", \"b:80\"]", []string{`1: hosts: "b:80": want a name`}},
+		"any origin":           {"[cors]\norigins = [\"https://*\"]", []string{`2: cors.origins: "https://*": want a site`}},
+		"origin with a path":   {"[cors]\norigins = [\"https://a/\"]", []string{`2: cors.origins: "https://a/": want a site`}},
+		"scope":                {"scope = \"both\"", []string{`1: scope: "both" is none of either, orig, reply`}},
+		"rate below 0":         {"[limits]\nrate = -1", []string{"2: limits.rate: -1 is below 0"}},
+		"no requests":          {"[limits]\nrequests = 0", []string{"2: limits.requests: 0 is below 1; leave the line out for the default"}},
+		"no size":              {"[audit]\nmax_size = \"64MB\"", []string{`2: audit.max_size: want a size as "64M", or a number of bytes`}},
+		"size 0":               {"[audit]\nmax_size = 0", []string{"2: audit.max_size: 0 is below 1"}},
+		"no age":               {"[audit]\nmax_age = \"3 months\"", []string{`2: audit.max_age: want a time as "90d" or "12h"`}},
+		"age below 0":          {"[audit]\nmax_age = -1", []string{"2: audit.max_age: want a time"}},
+		"no audit file":        {"state_dir = \"\"", []string{"audit.file: a path is needed where there is no state_dir"}},
 		"nested under a value": {"socket = {path = \"a\"}", []string{"1: socket: want a text in quotes"}},
 	} {
 		_, got := configure(t, c.text)
@@ -160,6 +269,21 @@ func TestConfigFileErrors(t *testing.T) {
 	}
 	if _, got := configure(t, "listen = []", "--listen", "0.0.0.0:1"); len(got) != 1 || !strings.HasPrefix(got[0], "--listen: 0.0.0.0:1: nothing") {
 		t.Errorf("a flag's error: %q", got)
+	}
+}
+
+// TestConfigFileSecrets: no error repeats a value that may be a secret.
+func TestConfigFileSecrets(t *testing.T) {
+	for _, value := range []string{"hunter2", "true5ecret", "5beed643", "99999999999999999999", "0123456", "1_2__3456", "1979-05-277", "0x5beeg643", "$2b$10$oA.XF", `"hunter2`, `"hun\qter2"`, "12.34.5678"} {
+		_, wrong := configure(t, "[[user]]\npassword = "+value+"\n")
+		if len(wrong) == 0 || !strings.HasPrefix(wrong[0], "2: ") {
+			t.Errorf("%s: %q", value, wrong)
+		}
+		for _, text := range wrong {
+			if strings.Contains(text, strings.Trim(value, `"`)) || strings.Contains(text, value[:5]) {
+				t.Errorf("%s: %q", value, text)
+			}
+		}
 	}
 }
 
@@ -187,8 +311,8 @@ func TestConfigFileBound(t *testing.T) {
 	}
 }
 
-// TestExampleConfig: the example is the defaults, and so is what it has commented out, which is every
-// setting.
+// TestExampleConfig: the example is the defaults, and so is what it has commented out. Its examples, commented
+// out with ##, are right, and with them it has every setting.
 func TestExampleConfig(t *testing.T) {
 	text, err := os.ReadFile("../deploy/ctd.toml")
 	if err != nil {
@@ -201,13 +325,66 @@ func TestExampleConfig(t *testing.T) {
 			t.Errorf("%q (-want +got):\n%s", wrong, diff)
 		}
 	}
-	file := configFile{name: "ctd.toml"}
-	if wrong := file.decode(uncommented, defaultSettings()); wrong != nil {
-		t.Fatal(wrong)
+	examples := regexp.MustCompile(`(?m)^## `).ReplaceAllString(string(text), "")
+	cfg, wrong := configure(t, examples)
+	if wrong != nil {
+		t.Errorf("its examples: %q", wrong)
 	}
+	if n := len(cfg.Auth.Users) * len(cfg.Auth.Tokens) * len(cfg.Auth.Peers) * len(cfg.Auth.OIDC.Grants); n == 0 || cfg.Auth.OIDC.Issuer == "" || cfg.Auth.Proxy.Role == "" {
+		t.Errorf("it lacks examples: %+v", cfg.Auth)
+	}
+	keys := append(keyLines(uncommented), keyLines(regexp.MustCompile(`(?m)^## #?`).ReplaceAllString(string(text), ""))...)
 	for _, s := range allSettings() {
-		if _, ok := file.find(s.path); !ok {
+		if !slices.ContainsFunc(keys, func(k keyLine) bool { return slices.Equal(k.path.names(), s.path) }) {
 			t.Errorf("it lacks %s", s.key())
+		}
+	}
+}
+
+// TestEverySettingRead: each setting that the file can have is read into its field.
+func TestEverySettingRead(t *testing.T) {
+	for _, s := range allSettings() {
+		if s.table || s.list {
+			continue
+		}
+		var value, want string
+		switch kind := s.typ.Kind(); {
+		case s.typ == reflect.TypeFor[byteSize]():
+			value, want = `"3K"`, "3072"
+		case s.typ == reflect.TypeFor[span]():
+			value, want = `"3h"`, strconv.Itoa(int(3*time.Hour))
+		case kind == reflect.Bool && s.value(defaultSettings()).Bool():
+			value, want = "false", "false"
+		case kind == reflect.Bool:
+			value, want = "true", "true"
+		case kind == reflect.String:
+			value, want = `"x"`, "x"
+		case kind == reflect.Slice && s.typ.Elem().Kind() == reflect.String:
+			value, want = `["x", "y"]`, "[x y]"
+		case kind == reflect.Slice:
+			value, want = "[77]", "[77]"
+		default:
+			value, want = "77", "77"
+		}
+		text := s.key() + " = " + value
+		if s.in != nil {
+			text = "[[" + strings.Join(s.path[:len(s.path)-1], ".") + "]]\n[[" + strings.Join(s.path[:len(s.path)-1], ".") + "]]\n" + s.name() + " = " + value
+		}
+		file, set := configFile{name: "ctd.toml"}, defaultSettings()
+		if wrong := file.decode(text, set); wrong != nil {
+			t.Errorf("%s: %v", s.key(), wrong)
+		}
+		got := "nothing"
+		set.eachValue(func(one *setting, at keyPath, v reflect.Value) {
+			of := func(p step) bool { return p.of == 2 }
+			if slices.Equal(one.path, s.path) && slices.ContainsFunc(at, of) == (s.in != nil) {
+				if got = fmt.Sprint(v.Interface()); v.CanInt() {
+					got = strconv.FormatInt(v.Int(), 10)
+				}
+			}
+		})
+		if got != want {
+			t.Errorf("%s: %s was read as %s, want %s", s.key(), value, got, want)
 		}
 	}
 }

@@ -84,7 +84,7 @@ type process struct {
 func startProcess(t testing.TB, ns *conntracktest.NS, dir string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, sock: filepath.Join(dir, "ctd.sock"), ended: make(chan struct{})}
-	args = append([]string{"serve", "--config", os.DevNull, "--netns", ns.Name(), "--socket", p.sock, "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)
+	args = append([]string{"serve", "--config", os.DevNull, "--netns", ns.Name(), "--socket", p.sock, "--state-dir", filepath.Join(dir, "state"), "--listen", "127.0.0.1:0", "--log-format", "json"}, args...)
 	p.cmd = exec.Command(program(t), args...)
 	p.cmd.Stderr = &p.log
 	stdout, err := p.cmd.StdoutPipe()

@@ -46,6 +46,9 @@ func (s *Server) doctor(ctx context.Context) (wire.DoctorResult, error) {
 		},
 		s.checkEvents, s.checkLoose, s.checkCut, s.checkEncryption, s.checkHelper, s.checkAudit,
 	}
+	if s.reloads != nil {
+		checks = append(checks, s.checkConfiguration)
+	}
 	if _, err := s.table.Stats(ctx); errors.Is(err, conntrack.ErrNetNSGone) {
 		// The other checks would speak of a namespace that nobody means any more.
 		return wire.DoctorResult{Findings: []wire.Finding{{

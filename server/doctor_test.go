@@ -162,7 +162,7 @@ func TestDoctorUnprivileged(t *testing.T) {
 		t.Fatal(err)
 	}
 	sock := dir + "/ctd.sock"
-	c := exec.Command(program(t), "serve", "--config", os.DevNull, "--socket", sock, "--no-listen")
+	c := exec.Command(program(t), "serve", "--config", os.DevNull, "--socket", sock, "--state-dir", dir+"/state", "--no-listen")
 	var log logBuffer
 	c.Dir, c.Stdout, c.Stderr = "/", &log, &log
 	c.SysProcAttr = &syscall.SysProcAttr{

@@ -17,10 +17,7 @@ import (
 )
 
 // stateFiles are the names of what the daemon keeps in its state folder, as patterns of filepath.Match.
-var stateFiles = []string{"users.toml*", "tokens.toml*", "audit.log*"}
-
-// stateDirMode lets nobody else see what is in the state folder.
-const stateDirMode = 0o700
+var stateFiles = []string{usersFile + "*", tokensFile + "*", auditFile + "*"}
 
 // account is a user to become.
 type account struct {
@@ -213,14 +210,8 @@ func writable(cfg *Config) []place {
 	return all
 }
 
-// giveFiles gives the user that the daemon becomes what root made for it. The state folder is made where it
-// isn't there.
+// giveFiles gives the user that the daemon becomes what root made for it.
 func giveFiles(cfg *Config, who *account) error {
-	if cfg.StateDir != "" {
-		if err := os.MkdirAll(cfg.StateDir, stateDirMode); err != nil {
-			return fmt.Errorf("make the state folder: %w", err)
-		}
-	}
 	for _, p := range writable(cfg) {
 		if err := who.give(p.folder, p.files); err != nil {
 			return err

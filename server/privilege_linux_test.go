@@ -38,7 +38,7 @@ func serveAsTold(text string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, cfg, slog.New(slog.NewJSONHandler(os.Stderr, nil)), os.Stdout); err != nil {
+	if err := run(ctx, cfg, nil, slog.New(slog.NewJSONHandler(os.Stderr, nil)), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

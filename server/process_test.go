@@ -40,7 +40,7 @@ func TestStaleSocket(t *testing.T) {
 		"the same socket": {"--socket", first.sock, "--no-listen"},
 		"the same port":   {"--socket", dir + "/other.sock", "--listen", strings.TrimPrefix(first.url, "http://")},
 	} {
-		c := exec.Command(program(t), append([]string{"serve", "--config", os.DevNull, "--netns", ns.Name()}, args...)...)
+		c := exec.Command(program(t), append([]string{"serve", "--config", os.DevNull, "--netns", ns.Name(), "--state-dir", dir + "/other"}, args...)...)
 		out, err := c.CombinedOutput()
 		if c.ProcessState.ExitCode() != int(wire.ExitOther) || !strings.Contains(string(out), "address in use") || !strings.Contains(string(out), "hint: another daemon") {
 			t.Errorf("a second daemon on %s: %v %s", name, err, out)
@@ -52,7 +52,7 @@ func TestStaleSocket(t *testing.T) {
 	}
 
 	// Two in one folder would write their tokens over each other's.
-	c := exec.Command(program(t), "serve", "--config", os.DevNull, "--netns", ns.Name(), "--socket", dir+"/other.sock", "--no-listen")
+	c := exec.Command(program(t), "serve", "--config", os.DevNull, "--netns", ns.Name(), "--socket", dir+"/other.sock", "--state-dir", dir+"/other", "--no-listen")
 	out, err := c.CombinedOutput()
 	if c.ProcessState.ExitCode() != int(wire.ExitOther) || !strings.Contains(string(out), "another daemon's token") || !strings.Contains(string(out), "hint: ") {
 		t.Errorf("a second daemon in one folder: %v %s", err, out)

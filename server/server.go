@@ -68,6 +68,7 @@ type Server struct {
 	secret   string      // the daemon's own token
 	policy   atomic.Pointer[policy]
 	sessions *sessions // of the page
+	reloads  *reloads  // nil: the configuration isn't read again
 	registry *rpc.Registry
 	logger   *slog.Logger
 	started  time.Time
@@ -92,11 +93,11 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
 	}
-	s.policy.Store(p)
+	s.setPolicy(p)
 	s.end = sync.OnceFunc(func() { close(s.ended) })
 	service := &rpc.Service{
 		Table: table, Cutter: cutter, Info: s.info, Doctor: s.doctor, Login: s.login, Pyctd: cfg.Pyctd, Stopping: s.ended,
-		Scope: cfg.Scope, Auditor: s.records, Audit: s.audit,
+		Scope: func(ctx context.Context) string { return s.policyOf(ctx).cfg.Scope }, Auditor: s.records, Audit: s.audit,
 		HelperStatus: s.helperStatus, HelperSessions: s.helperSessions, HelperRules: s.helperRules,
 	}
 	service.Register(s.registry)
@@ -116,11 +117,11 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /openrpc.json", s.forViewers(http.HandlerFunc(s.openRPC)))
 	mux.Handle("GET "+metricsPath, s.forViewers(s.metrics()))
 	s.handleSessions(mux)
-	return s.logged(s.ownOrigin(s.authenticated(s.placed(mux))))
+	return s.underPolicy(s.logged(s.ownOrigin(s.authenticated(s.placed(mux)))))
 }
 
-// run opens the table and serves until ctx ends. It says on stdout how to reach it.
-func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer) error {
+// run opens the table and serves until ctx ends. It says on stdout how to reach it. r may be nil.
+func run(ctx context.Context, cfg Config, r *reloads, logger *slog.Logger, stdout io.Writer) error {
 	table, err := conntrack.Open(conntrack.Config{NetNS: cfg.NetNS})
 	if err != nil {
 		return withHint(err)
@@ -129,6 +130,9 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 	// Fail at once rather than at every call: without the capability the kernel answers nothing.
 	if _, err := table.Stats(ctx); err != nil {
 		return withHint(fmt.Errorf("read the table: %w", err))
+	}
+	if err := makeStateDir(cfg.StateDir); err != nil {
+		return withHint(err)
 	}
 	listeners, err := listenAll(&cfg)
 	if err != nil {
@@ -157,6 +161,8 @@ func run(ctx context.Context, cfg Config, logger *slog.Logger, stdout io.Writer)
 		closeAll(listeners)
 		return err
 	}
+	s.reloads = r
+	defer func() { s.policy.Load().auth.Close() }()
 	s.openHelper(ctx, table)
 	defer s.helper.close() // where serve didn't come to it
 	if err := leastPrivilege(&cfg, logger); err != nil {
@@ -191,6 +197,8 @@ func openCutter(table *conntrack.Table, logger *slog.Logger) (rpc.Cutter, func()
 // withHint says what to do about a failure to start.
 func withHint(err error) error {
 	switch {
+	case errors.Is(err, errStateDir):
+		return &hintError{err, "make it and give it to the daemon's user, or name another one with --state-dir (state_dir)"}
 	case errors.Is(err, os.ErrPermission):
 		return &hintError{err, "run it as root, or with CAP_NET_ADMIN (CAP_SYS_ADMIN for --netns) and a --socket in a folder that is yours"}
 	case errors.Is(err, errInUse):
@@ -262,6 +270,9 @@ func (s *Server) serve(ctx context.Context, listeners []net.Listener) error {
 	}
 	if s.helper.cfg.Enabled && s.helper.open != nil {
 		tasks.Go(func() error { return s.helper.run(ctx) })
+	}
+	if s.reloads != nil {
+		tasks.Go(func() error { return s.reloadWhenTold(ctx) })
 	}
 	tasks.Go(func() error {
 		<-ctx.Done()

@@ -1,30 +1,64 @@
 package server
 
 import (
-	"fmt"
-	"reflect"
-	"slices"
-	"strings"
+	"time"
 
+	"ctd/auth"
+	"ctd/auth/audit"
 	"ctd/helper"
 	"ctd/rpc"
-	"ctd/rpc/wire"
 )
 
 // settings are what the configuration file can set, and in part the command line: the raw form of
 // Config. They are the one list of settings. Of the tags toml is the key, flag the flag of `ctd serve`
-// that sets the same, doc the description, enum the values that it, or each of a list, may have. A struct
-// is a table of the file.
+// that sets the same, doc the description, enum the values that it, or each of a list, may have, min the
+// least that a number may be (0), and reload says "no" where a reload leaves it, and all in it, as it is. A
+// struct is a table of the file, a list of structs a list of tables, and what is embedded is as if it stood here.
 type settings struct {
-	Listen    []string       `toml:"listen" flag:"--listen" doc:"TCP addresses to listen on, as host:port. Callers show the token. An empty list listens on the Unix socket only."`
-	Insecure  bool           `toml:"insecure" flag:"--insecure" doc:"Allow addresses beyond loopback in listen, although nothing is encrypted."`
-	Socket    string         `toml:"socket" flag:"--socket" doc:"Path of the Unix socket. Root and the daemon's own user need no token there. The token is written beside it."`
-	NetNS     string         `toml:"netns" flag:"--netns" doc:"Network namespace whose table is managed, by name as in ip netns or by path; empty for the daemon's own. The listeners stay where the daemon was started. It needs CAP_SYS_ADMIN."`
-	MaxBody   int64          `toml:"max_body" flag:"--max-body" doc:"How many bytes the body of a request may have."`
-	LogFormat string         `toml:"log_format" flag:"--log-format" enum:"text,json" doc:"Form of the log on standard error."`
-	LogLevel  string         `toml:"log_level" flag:"--log-level" enum:"debug,info,warn,error" doc:"The least that is logged."`
-	Pyctd     pyctdSettings  `toml:"pyctd" doc:"What pyctd's view returns."`
-	Helper    helperSettings `toml:"helper"`
+	Listen    []string `toml:"listen" flag:"--listen" reload:"no" doc:"TCP addresses to listen on, as host:port, with http:// or https:// before it; without that it is https where [tls] has a certificate. An empty list listens on the Unix socket only."`
+	Insecure  bool     `toml:"insecure" flag:"--insecure" reload:"no" doc:"Allow addresses beyond loopback in listen although nothing is encrypted there."`
+	Socket    string   `toml:"socket" flag:"--socket" reload:"no" doc:"Path of the Unix socket. Root and the daemon's own user need no token there, nor who has a [[unix]]. The token is written beside it."`
+	NetNS     string   `toml:"netns" flag:"--netns" reload:"no" doc:"Network namespace whose table is managed, by name as in ip netns or by path; empty for the daemon's own. The listeners stay where the daemon was started. It needs CAP_SYS_ADMIN."`
+	StateDir  string   `toml:"state_dir" flag:"--state-dir" reload:"no" doc:"Folder of what outlives the daemon: users of ctd passwd, tokens of ctd token, the audit log. It is made where it isn't there; empty: none, and [audit] needs another place."`
+	RunAs     string   `toml:"run_as" reload:"no" doc:"User to become once all is open, where the daemon is started as root; empty: stay."`
+	MaxBody   int64    `toml:"max_body" flag:"--max-body" reload:"no" doc:"How many bytes the body of a request may have."`
+	Scope     string   `toml:"scope" enum:"either,orig,reply" doc:"By which addresses a flow is inside a caller's networks: those of its original direction, of its reply direction, or either."`
+	Hosts     []string `toml:"hosts" doc:"Names by which the daemon is called, as in the Host header, beside addresses and localhost."`
+	LogFormat string   `toml:"log_format" flag:"--log-format" reload:"no" enum:"text,json" doc:"Form of the log on standard error."`
+	LogLevel  string   `toml:"log_level" flag:"--log-level" enum:"debug,info,warn,error" doc:"The least that is logged."`
+
+	TLS    tlsSettings    `toml:"tls" doc:"Encryption of the addresses in listen. The files are read again when they change."`
+	CORS   corsSettings   `toml:"cors" doc:"Web pages of other sites that may call."`
+	Limits limitsSettings `toml:"limits" doc:"How much callers may ask for. What is a minute's may be used at once."`
+	Audit  auditSettings  `toml:"audit" reload:"no" doc:"The record of changes and refusals. Where it can't be written, nothing is changed."`
+	auth.Config
+	Pyctd  pyctdSettings  `toml:"pyctd" reload:"no" doc:"What pyctd's view returns."`
+	Helper helperSettings `toml:"helper" reload:"no"`
+}
+
+type tlsSettings struct {
+	Cert     string `toml:"cert" doc:"The server's certificate and its chain, in PEM."`
+	Key      string `toml:"key" doc:"Its key, in PEM."`
+	ClientCA string `toml:"client_ca" doc:"Authorities of client certificates, in PEM; empty: none are asked for. Whose a certificate is says [[user]]."`
+}
+
+type corsSettings struct {
+	Origins []string `toml:"origins" doc:"Sites, as https://host[:port], whose pages may call from a browser. An empty list is the daemon's own page only."`
+}
+
+type limitsSettings struct {
+	Rate              int `toml:"rate" doc:"How many calls a minute a caller may make who has no rate of its own; 0 is no bound."`
+	KillsPerMinute    int `toml:"kills_per_minute" doc:"How many flows a minute a caller may kill or change who has no number of its own; 0 is no bound."`
+	Requests          int `toml:"requests" min:"1" doc:"How many requests are answered at a time."`
+	RequestsPerCaller int `toml:"requests_per_caller" min:"1" doc:"How many of them for one caller."`
+}
+
+type auditSettings struct {
+	To       string   `toml:"to" enum:"file,journald,none" doc:"Where records go."`
+	File     string   `toml:"file" doc:"Path of the file; empty: audit.log in state_dir."`
+	MaxSize  byteSize `toml:"max_size" min:"1" doc:"Size from which on a file is set aside and a new one begun."`
+	MaxFiles int      `toml:"max_files" min:"1" doc:"How many files are kept, the current one among them."`
+	MaxAge   span     `toml:"max_age" doc:"Age of its first record from which on a file is set aside; 0 is no bound."`
 }
 
 type pyctdSettings struct {
@@ -45,121 +79,26 @@ type rtspSettings struct {
 	Interfaces           []string `toml:"interfaces" doc:"Interfaces that RTSP packets come in by, or go out by where they are the router's own: those of both sides. An empty list is all."`
 	MarkBit              uint32   `toml:"mark_bit" doc:"The one bit of the connection mark that takes a connection out of the queue once its media go inside it. Nothing else may use it."`
 	AllowOtherSource     bool     `toml:"allow_other_source" doc:"Let media in from another address than the RTSP server's."`
-	MaxSessions          int      `toml:"max_sessions" doc:"How many streams are let in at a time."`
-	MaxSessionsPerClient int      `toml:"max_sessions_per_client" doc:"How many of them for one client's address."`
+	MaxSessions          int      `toml:"max_sessions" min:"1" doc:"How many streams are let in at a time."`
+	MaxSessionsPerClient int      `toml:"max_sessions_per_client" min:"1" doc:"How many of them for one client's address."`
 }
 
 func defaultSettings() *settings {
-	return &settings{
+	s := &settings{
 		Listen: []string{DefaultListen}, Socket: DefaultSocket, MaxBody: rpc.DefaultMaxBody,
-		LogFormat: "text", LogLevel: "info",
-		Pyctd: pyctdSettings{Rows: "struct", Addresses: "dotted"},
+		StateDir: DefaultStateDir, Scope: "either", Hosts: []string{}, LogFormat: "text", LogLevel: "info",
+		CORS:   corsSettings{Origins: []string{}},
+		Limits: limitsSettings{Requests: 64, RequestsPerCaller: 16},
+		Audit:  auditSettings{To: audit.ToFile, MaxSize: 64 << 20, MaxFiles: 10, MaxAge: span(90 * 24 * time.Hour)},
+		Config: auth.DefaultConfig(),
+		Pyctd:  pyctdSettings{Rows: "struct", Addresses: "dotted"},
 		Helper: helperSettings{RTSP: rtspSettings{
 			Install: true, Ports: helper.DefaultPorts(), Queue: helper.DefaultQueue, Families: []string{"ipv4", "ipv6"},
 			Interfaces: []string{}, MarkBit: helper.DefaultMarkBit,
 			MaxSessions: helper.DefaultMaxSessions, MaxSessionsPerClient: helper.DefaultMaxSessionsPerClient,
 		}},
 	}
-}
-
-// setting is one setting, or a table of them.
-type setting struct {
-	path  []string // the tables that it is in, and its own name
-	index []int    // for reflect.Value.FieldByIndex on settings
-	typ   reflect.Type
-	table bool
-	flag  string
-	doc   string
-	enum  []string
-}
-
-func (s *setting) key() string { return strings.Join(s.path, ".") }
-
-// value returns its field in s.
-func (s *setting) value(in *settings) reflect.Value {
-	return reflect.ValueOf(in).Elem().FieldByIndex(s.index)
-}
-
-// allSettings returns the settings and tables in the order of the fields, a table before what is in it.
-func allSettings() []setting {
-	var all []setting
-	var walk func(t reflect.Type, path []string, index []int)
-	walk = func(t reflect.Type, path []string, index []int) {
-		for i := range t.NumField() {
-			f := t.Field(i)
-			s := setting{
-				path: append(slices.Clone(path), f.Tag.Get("toml")), index: append(slices.Clone(index), i),
-				typ: f.Type, table: f.Type.Kind() == reflect.Struct, flag: f.Tag.Get("flag"), doc: f.Tag.Get("doc"),
-			}
-			if enum := f.Tag.Get("enum"); enum != "" {
-				s.enum = strings.Split(enum, ",")
-			}
-			all = append(all, s)
-			if s.table {
-				walk(f.Type, s.path, s.index)
-			}
-		}
-	}
-	walk(reflect.TypeFor[settings](), nil, nil)
-	return all
-}
-
-// typeWords says what a setting of a type may be.
-func typeWords(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Struct:
-		return "a table"
-	case reflect.Slice:
-		if t.Elem().Kind() == reflect.String {
-			return "a list of texts in quotes"
-		}
-		return "a list of " + strings.TrimPrefix(strings.Replace(typeWords(t.Elem()), "number", "numbers", 1), "a ")
-	case reflect.String:
-		return "a text in quotes"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Uint16, reflect.Uint32: // none may be 0, as it would stand for a default; see rtspSettings.config
-		return fmt.Sprintf("a whole number from 1 to %d", uint64(1)<<t.Bits()-1)
-	case reflect.Int:
-		return "a whole number from 1 on"
-	}
-	return "a whole number"
-}
-
-// settingError is what is wrong with a setting.
-type settingError struct {
-	key  string // its name in the file
-	text string
-}
-
-func (e *settingError) Error() string { return e.key + ": " + e.text }
-
-// wrongf is a setting's error.
-func wrongf(key, format string, args ...any) *settingError {
-	return &settingError{key, fmt.Sprintf(format, args...)}
-}
-
-// checkWords looks whether the settings that have few values have one of them.
-func (s *settings) checkWords() []*settingError {
-	var wrong []*settingError
-	for _, one := range allSettings() {
-		if one.enum == nil {
-			continue
-		}
-		values, ok := one.value(s).Interface().([]string)
-		if !ok {
-			values = []string{one.value(s).String()}
-		}
-		for _, v := range values {
-			if slices.Contains(one.enum, v) {
-				continue
-			}
-			e := wrongf(one.key(), "%q is none of %s", v, strings.Join(one.enum, ", "))
-			if near := wire.Nearest(v, one.enum); near != "" {
-				e.text += fmt.Sprintf("; did you mean %q?", near)
-			}
-			wrong = append(wrong, e)
-		}
-	}
-	return wrong
+	// An empty list of the file is no nil, and reloads compare.
+	s.Passwords.Files, s.Proxy.Addresses, s.Proxy.UnixUsers = []string{}, []string{}, []string{}
+	return s
 }

@@ -12,15 +12,6 @@ import (
 	"ctd/rpc/wire"
 )
 
-// defaultStateDir is the folder of what outlives the daemon.
-const defaultStateDir = "/var/lib/ctd"
-
-// The files in it that ctd passwd and ctd token write.
-const (
-	usersFile  = "users.toml"
-	tokensFile = "tokens.toml"
-)
-
 // stateGrammar says, on the command lines of ctd passwd and ctd token, which daemon's files are meant.
 type stateGrammar struct {
 	Config   string `placeholder:"FILE" help:"Configuration file that names the state folder (${config}, where it is there)."`
@@ -37,14 +28,14 @@ func (g *stateGrammar) dir() (string, auth.Config, []error) {
 	if g.Config != "" {
 		serve.Config = &g.Config
 	}
-	cfg, wrong := serve.configure()
+	read, wrong := serve.load()
 	if len(wrong) > 0 {
 		return "", auth.Config{}, wrong
 	}
-	if cfg.StateDir == "" {
-		cfg.StateDir = defaultStateDir
+	if read.cfg.StateDir == "" {
+		return "", auth.Config{}, []error{errors.New("the configuration has no state_dir, where users and tokens are kept")}
 	}
-	return cfg.StateDir, cfg.Auth, nil
+	return read.cfg.StateDir, read.cfg.Auth, nil
 }
 
 // grantFlags are the rights that a command line gives. What isn't given is nil.

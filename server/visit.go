@@ -36,7 +36,7 @@ func visitOf(ctx context.Context) *visit {
 // newVisit looks where a request comes from. caller.Remote stays the socket's other end: that is the
 // connection which a change must spare.
 func (s *Server) newVisit(r *http.Request, caller rpc.Caller) *visit {
-	v := &visit{policy: s.policy.Load(), from: caller.Remote.Addr(), where: r.RemoteAddr}
+	v := &visit{policy: s.policyOf(r.Context()), from: caller.Remote.Addr(), where: r.RemoteAddr}
 	if c, ok := unixConnection(r.Context()); ok {
 		v.where = "unix"
 		v.proxied = v.policy.auth.IsProxyPeer(c)

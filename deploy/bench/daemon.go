@@ -45,7 +45,7 @@ func startDaemon(ctx context.Context, ctd string, r *rig, more ...string) (*daem
 	d := &daemon{addr: addr}
 	d.cmd = exec.Command(ctd, append([]string{
 		"serve", "--config", os.DevNull, "--netns", r.ns, "--listen", addr,
-		"--socket", filepath.Join(dir, "ctd.sock"),
+		"--socket", filepath.Join(dir, "ctd.sock"), "--state-dir", filepath.Join(dir, "state"),
 	}, more...)...)
 	// A file takes its log without anybody having to read along.
 	log, err := os.Create(filepath.Join(dir, "log"))

@@ -70,7 +70,7 @@ func demo(ctd string) (err error) {
 	}
 
 	socket, listen := endpoints()
-	daemon := exec.Command(ctd, "serve", "--config", os.DevNull, "--netns", n.router(),
+	daemon := exec.Command(ctd, "serve", "--config", os.DevNull, "--netns", n.router(), "--state-dir", filepath.Join(runDir, "state"),
 		"--socket", socket, "--listen", listen)
 	daemon.Stdout, daemon.Stderr = os.Stdout, os.Stderr
 	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
