@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -13,14 +14,29 @@ const maxWaiting = 64
 // stale is after how long an attempt may be made again that had to make room for newer ones.
 const stale = time.Second
 
-// gate bounds how many passwords are hashed at a time: half of the processors are left to all else. Who
-// waits is served after those who came later, as under attack the first to come have given up the
-// first, and callers from whose address nothing wrong came before all others. Where too many wait, the
-// first to come goes, of those from whom something wrong came if there is one.
+// oldestEach says that one in so many turns goes to who has waited the longest.
+const oldestEach = 4
+
+// standing is how likely an attempt is right, by what is known of where it comes from. Those that are
+// likelier are looked at first.
+type standing uint8
+
+const (
+	known    standing = iota // the same name logged in from there a while ago
+	clean                    // nothing wrong came from there
+	attacked                 // nor here, but the name is being attacked
+	bad                      // something wrong did
+	standings
+)
+
+// gate bounds how many passwords are hashed at a time: half of the processors are left to all else. Of
+// the same standing who came last is mostly served first, as under attack the first to come have given
+// up the first. Where too many wait, the first to come of the worst standing goes.
 type gate struct {
-	mu           sync.Mutex
-	free         int
-	clean, other []*waiting // the latest last
+	mu    sync.Mutex
+	free  int
+	turns int
+	lists [standings][]*waiting // the latest last
 }
 
 type waiting struct{ enter chan bool } // true: it is its turn; false: it had to make room
@@ -28,7 +44,7 @@ type waiting struct{ enter chan bool } // true: it is its turn; false: it had to
 func newGate() *gate { return &gate{free: max(1, runtime.GOMAXPROCS(0)/2)} }
 
 // enter waits for a turn, which leave ends. The error is a *SlowedError, or the context's.
-func (g *gate) enter(ctx context.Context, clean bool) error {
+func (g *gate) enter(ctx context.Context, at standing) error {
 	g.mu.Lock()
 	if g.free > 0 {
 		g.free--
@@ -36,18 +52,14 @@ func (g *gate) enter(ctx context.Context, clean bool) error {
 		return nil
 	}
 	w := &waiting{make(chan bool, 1)}
-	if clean {
-		g.clean = append(g.clean, w)
-	} else {
-		g.other = append(g.other, w)
-	}
-	if len(g.clean)+len(g.other) > maxWaiting {
-		from := &g.other
-		if len(g.other) == 0 {
-			from = &g.clean
+	g.lists[at] = append(g.lists[at], w)
+	if g.waiting() > maxWaiting {
+		for i := range g.lists {
+			if list := &g.lists[len(g.lists)-1-i]; len(*list) > 0 {
+				g.take(list, 0).enter <- false
+				break
+			}
 		}
-		(*from)[0].enter <- false
-		*from = append((*from)[:0], (*from)[1:]...)
 	}
 	g.mu.Unlock()
 	select {
@@ -59,36 +71,47 @@ func (g *gate) enter(ctx context.Context, clean bool) error {
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
-	waited := take(&g.clean, w) || take(&g.other, w)
+	i := slices.Index(g.lists[at], w)
+	if i >= 0 {
+		g.take(&g.lists[at], i)
+	}
 	g.mu.Unlock()
-	if !waited && <-w.enter {
+	if i < 0 && <-w.enter {
 		g.leave()
 	}
 	return ctx.Err()
 }
 
-// take takes w out of a list, and tells whether it was there.
-func take(list *[]*waiting, w *waiting) bool {
-	for i, one := range *list {
-		if one == w {
-			*list = append((*list)[:i], (*list)[i+1:]...)
-			return true
-		}
+// waiting returns how many wait.
+func (g *gate) waiting() (n int) {
+	for _, list := range g.lists {
+		n += len(list)
 	}
-	return false
+	return n
+}
+
+// take takes who is at a place out of a list.
+func (g *gate) take(list *[]*waiting, i int) *waiting {
+	w := (*list)[i]
+	*list = slices.Delete(*list, i, i+1)
+	return w
 }
 
 // leave gives the turn to the next.
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, list := range []*[]*waiting{&g.clean, &g.other} {
-		if n := len(*list); n > 0 {
-			(*list)[n-1].enter <- true
-			(*list)[n-1] = nil
-			*list = (*list)[:n-1]
-			return
+	for i := range g.lists {
+		list := &g.lists[i]
+		if len(*list) == 0 {
+			continue
 		}
+		next := len(*list) - 1
+		if g.turns++; g.turns%oldestEach == 0 {
+			next = 0
+		}
+		g.take(list, next).enter <- true
+		return
 	}
 	g.free++
 }

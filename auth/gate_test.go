@@ -3,21 +3,22 @@ package auth
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 )
 
 // queue makes a caller wait at a gate, and returns where it tells what became of it.
-func queue(t *testing.T, ctx context.Context, g *gate, clean bool) chan error {
+func queue(t *testing.T, ctx context.Context, g *gate, at standing) chan error {
 	t.Helper()
 	g.mu.Lock()
-	before := len(g.clean) + len(g.other)
+	before := g.waiting()
 	g.mu.Unlock()
 	done := make(chan error, 1)
-	go func() { done <- g.enter(ctx, clean) }()
+	go func() { done <- g.enter(ctx, at) }()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		g.mu.Lock()
-		waits := len(g.clean)+len(g.other) > before || before == maxWaiting
+		waits := g.waiting() > before || before == maxWaiting
 		g.mu.Unlock()
 		if waits {
 			return done
@@ -30,27 +31,37 @@ func queue(t *testing.T, ctx context.Context, g *gate, clean bool) chan error {
 
 func TestGate(t *testing.T) {
 	g := &gate{free: 1}
-	if err := g.enter(t.Context(), true); err != nil {
+	if err := g.enter(t.Context(), clean); err != nil {
 		t.Fatal(err)
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
-	names := []string{"first", "second", "other", "cancelled"}
-	dones := []chan error{
-		queue(t, t.Context(), g, true), queue(t, t.Context(), g, true), queue(t, t.Context(), g, false), queue(t, cancelled, g, true),
+	var names []string
+	var dones []chan error
+	add := func(ctx context.Context, name string, at standing) {
+		names = append(names, name)
+		dones = append(dones, queue(t, ctx, g, at))
 	}
+	add(t.Context(), "bad", bad)
+	add(t.Context(), "oldest", clean)
+	add(t.Context(), "older", clean)
+	add(t.Context(), "old", clean)
+	add(t.Context(), "new", clean)
+	add(t.Context(), "attacked", attacked)
+	add(t.Context(), "known", known)
+	add(cancelled, "cancelled", known)
 	cancel()
-	if err := <-dones[3]; !errors.Is(err, context.Canceled) {
+	if err := <-dones[7]; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	for _, want := range []int{1, 0, 2} { // the latest first, and those who did something wrong at the end
+	for _, want := range []string{"known", "new", "old", "oldest", "older", "attacked", "bad"} {
 		g.leave()
-		if err := <-dones[want]; err != nil {
-			t.Errorf("%s: %v", names[want], err)
+		if err := <-dones[slices.Index(names, want)]; err != nil {
+			t.Errorf("%s: %v", want, err)
 		}
 		for i, done := range dones {
 			select {
 			case err := <-done:
-				t.Errorf("%s came in at the same time: %v", names[i], err)
+				t.Errorf("%s came in with %s: %v", names[i], want, err)
 			default:
 			}
 		}
@@ -63,37 +74,42 @@ func TestGate(t *testing.T) {
 
 func TestGateIsBounded(t *testing.T) {
 	g := &gate{free: 1}
-	if err := g.enter(t.Context(), true); err != nil {
+	if err := g.enter(t.Context(), clean); err != nil {
 		t.Fatal(err)
 	}
 	var all []chan error
 	for i := range maxWaiting {
-		all = append(all, queue(t, t.Context(), g, i != 5))
+		at := clean
+		if i == 5 {
+			at = bad
+		}
+		all = append(all, queue(t, t.Context(), g, at))
 	}
 	dropped := func(i int) {
 		t.Helper()
-		var slowed *SlowedError
 		select {
 		case err := <-all[i]:
-			if !errors.As(err, &slowed) {
+			if !errors.As(err, new(*SlowedError)) {
 				t.Errorf("%d: %v", i, err)
 			}
 		case <-time.After(10 * time.Second):
 			t.Errorf("%d waits still", i)
 		}
 	}
-	all = append(all, queue(t, t.Context(), g, true))
-	dropped(5) // the one from whose address something wrong came
-	all = append(all, queue(t, t.Context(), g, true))
+	all = append(all, queue(t, t.Context(), g, clean))
+	dropped(5) // the worst standing
+	all = append(all, queue(t, t.Context(), g, clean))
 	dropped(0) // else the first to come
-	if n := len(g.clean) + len(g.other); n != maxWaiting {
+	all = append(all, queue(t, t.Context(), g, bad))
+	dropped(len(all) - 1) // it is the worst itself
+	if n := g.waiting(); n != maxWaiting {
 		t.Errorf("%d wait, want %d", n, maxWaiting)
 	}
 	for range maxWaiting {
 		g.leave()
 	}
 	for i, done := range all {
-		if i == 0 || i == 5 {
+		if i == 0 || i == 5 || i == len(all)-1 {
 			continue
 		}
 		if err := <-done; err != nil {

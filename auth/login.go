@@ -105,7 +105,11 @@ func (a *Authenticator) verify(ctx context.Context, at attempt, acc *account, pa
 	if wait := s.slowing.begin(&at); wait > 0 {
 		return false, &SlowedError{Wait: wait}
 	}
-	if err := s.gate.enter(ctx, at.clean); err != nil {
+	place := s.places.proof(acc.name, "", "", at.who.from)
+	if at.standing < bad && s.places.has(place) {
+		at.standing = known
+	}
+	if err := s.gate.enter(ctx, at.standing); err != nil {
 		s.slowing.end(at, false) // nothing was learned
 		return false, err
 	}
@@ -120,6 +124,7 @@ func (a *Authenticator) verify(ctx context.Context, at attempt, acc *account, pa
 			acc.was, acc.hash = acc.hash, hash
 		}
 	}
+	s.places.add(place)
 	s.remembered.add(s.remembered.proof(acc.name, acc.hash, password, netip.Addr{}))
 	s.remembered.add(s.remembered.proof(acc.name, acc.hash, password, at.who.from))
 	return true, nil

@@ -14,7 +14,9 @@ import (
 const (
 	// rememberFor is how long a right password is known without hashing it again.
 	rememberFor = 5 * time.Minute
-	// maxRemembered bounds how many are.
+	// knowFor is how long it is known from where a name logged in.
+	knowFor = 12 * time.Hour
+	// maxRemembered bounds how many of either are.
 	maxRemembered = 4096
 )
 
@@ -23,10 +25,11 @@ const (
 // makes new proofs.
 type proof [sha256.Size]byte
 
-// remembered are the passwords that were right a while ago.
+// remembered are the passwords that were right a while ago, or the places that they came from.
 type remembered struct {
-	now func() time.Time
-	key [sha256.Size]byte
+	now  func() time.Time
+	long time.Duration
+	key  [sha256.Size]byte
 
 	mu     sync.Mutex
 	proofs map[proof]*list.Element // of *rememberedProof
@@ -38,8 +41,8 @@ type rememberedProof struct {
 	until time.Time
 }
 
-func newRemembered(now func() time.Time) *remembered {
-	r := &remembered{now: now, proofs: map[proof]*list.Element{}}
+func newRemembered(now func() time.Time, long time.Duration) *remembered {
+	r := &remembered{now: now, long: long, proofs: map[proof]*list.Element{}}
 	_, _ = rand.Read(r.key[:]) // never fails
 	return r
 }
@@ -74,7 +77,7 @@ func (r *remembered) add(p proof) {
 	for e := r.oldest.Front(); e != nil && (len(r.proofs) >= maxRemembered || !now.Before(e.Value.(*rememberedProof).until)); e = r.oldest.Front() {
 		r.forget(e)
 	}
-	r.proofs[p] = r.oldest.PushBack(&rememberedProof{p, now.Add(rememberFor)})
+	r.proofs[p] = r.oldest.PushBack(&rememberedProof{p, now.Add(r.long)})
 }
 
 func (r *remembered) forget(e *list.Element) {

@@ -9,7 +9,7 @@ import (
 
 func TestRemembered(t *testing.T) {
 	c := newClock()
-	r := newRemembered(c.now)
+	r := newRemembered(c.now, rememberFor)
 	here := addr("192.0.2.1")
 	r.add(r.proof("jane", "hash", "secret", here))
 	for name, tt := range map[string]struct {
@@ -23,7 +23,7 @@ func TestRemembered(t *testing.T) {
 		"another address":    {r.proof("jane", "hash", "secret", addr("192.0.2.2")), false},
 		"no address":         {r.proof("jane", "hash", "secret", netip.Addr{}), false},
 		"parts that run on":  {r.proof("janeh", "ash", "secret", here), false},
-		"of another process": {newRemembered(c.now).proof("jane", "hash", "secret", here), false},
+		"of another process": {newRemembered(c.now, rememberFor).proof("jane", "hash", "secret", here), false},
 	} {
 		if got := r.has(tt.proof); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)

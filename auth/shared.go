@@ -10,7 +10,8 @@ import (
 type shared struct {
 	now        func() time.Time
 	slowing    *slowing
-	remembered *remembered
+	remembered *remembered // passwords
+	places     *remembered
 	gate       *gate
 	budgets    *budgets
 	told       *toldOnce
@@ -22,7 +23,7 @@ type shared struct {
 
 func newShared(now func() time.Time) *shared {
 	return &shared{
-		now: now, slowing: newSlowing(now), remembered: newRemembered(now), gate: newGate(), budgets: newBudgets(),
+		now: now, slowing: newSlowing(now), remembered: newRemembered(now, rememberFor), places: newRemembered(now, knowFor), gate: newGate(), budgets: newBudgets(),
 		told: &toldOnce{}, flights: map[proof]*flight{},
 	}
 }

@@ -88,9 +88,9 @@ func newSlowing(now func() time.Time) *slowing {
 
 // attempt is one that is being looked at.
 type attempt struct {
-	who   offender
-	name  string
-	clean bool // nothing wrong came from there
+	who      offender
+	name     string
+	standing standing
 }
 
 func newAttempt(from netip.Addr, kind attemptKind, name string) attempt {
@@ -150,7 +150,14 @@ func (s *slowing) begin(a *attempt) (wait time.Duration) {
 		return wait
 	}
 	o := s.offences(a.who)
-	a.clean = o == nil || o.wrong == 0
+	switch {
+	case o != nil && o.wrong > 0:
+		a.standing = bad
+	case s.levelOf(a.name) >= attackedLevel:
+		a.standing = attacked
+	default:
+		a.standing = clean
+	}
 	if o == nil {
 		o = &offences{last: s.now()}
 	}

@@ -10,7 +10,7 @@ import (
 // clock is a time that only tests move.
 type clock struct{ at time.Time }
 
-func newClock() *clock                        { return &clock{time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)} }
+func newClock() *clock                        { return &clock{time.Now().Truncate(time.Second)} }
 func (c *clock) now() time.Time               { return c.at }
 func (c *clock) after(d time.Duration)        { c.at = c.at.Add(d) }
 func addr(format string, n ...any) netip.Addr { return netip.MustParseAddr(fmt.Sprintf(format, n...)) }
@@ -93,20 +93,25 @@ func TestSlowedName(t *testing.T) {
 			t.Fatalf("address %d: wait %v", i, wait)
 		}
 	}
-	clean := addr("192.0.2.1")
-	if wait := s.guess(clean, "joe"); wait != 0 {
+	here := addr("192.0.2.1")
+	if wait := s.guess(here, "joe"); wait != 0 {
 		t.Errorf("another name: wait %v", wait)
 	}
-	if wait := s.wait(newAttempt(clean, byPassword, "jane")); wait != firstWaitAttacked {
+	if wait := s.wait(newAttempt(here, byPassword, "jane")); wait != firstWaitAttacked {
 		t.Errorf("the attacked name after one wrong attempt: wait %v, want %v", wait, firstWaitAttacked)
 	}
-	if wait := s.wait(newAttempt(clean, byPassword, "joe")); wait != 0 {
+	if wait := s.wait(newAttempt(here, byPassword, "joe")); wait != 0 {
 		t.Errorf("another name from there: wait %v", wait)
 	}
 	// From where nothing wrong came it is always looked at.
 	for i := range 1000 {
 		if wait := s.guess(addr("10.0.%d.%d", i>>8, i&255), "jane"); wait != 0 {
 			t.Fatalf("a clean address %d: wait %v", i, wait)
+		}
+	}
+	for name, want := range map[string]standing{"jane": attacked, "joe": clean} {
+		if a := newAttempt(addr("192.0.2.5"), byPassword, name); s.begin(&a) != 0 || a.standing != want {
+			t.Errorf("%s from a clean address has the standing %d, want %d", name, a.standing, want)
 		}
 	}
 	if wait := s.guess(netip.Addr{}, "jane"); wait != 0 {
@@ -141,8 +146,8 @@ func TestRightIsNotCounted(t *testing.T) {
 	s, from := newSlowing(newClock().now), addr("192.0.2.1")
 	for range 100 {
 		a := newAttempt(from, byPassword, "jane")
-		if wait := s.begin(&a); wait != 0 || !a.clean {
-			t.Fatalf("wait %v, clean %v", wait, a.clean)
+		if wait := s.begin(&a); wait != 0 || a.standing != clean {
+			t.Fatalf("wait %v, standing %v", wait, a.standing)
 		}
 		s.end(a, false)
 	}
@@ -180,8 +185,8 @@ func TestPending(t *testing.T) {
 	}
 	c.after(maxWait)
 	first, second := newAttempt(from, byPassword, "jane"), newAttempt(from, byPassword, "jane")
-	if wait := s.begin(&first); wait != 0 || first.clean {
-		t.Errorf("after the wait: %v, clean %v", wait, first.clean)
+	if wait := s.begin(&first); wait != 0 || first.standing != bad {
+		t.Errorf("after the wait: %v, standing %v", wait, first.standing)
 	}
 	if wait := s.begin(&second); wait == 0 {
 		t.Error("two at a time from an address that must wait")
