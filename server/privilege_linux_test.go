@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -15,11 +16,14 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ctd/clients/ctdclient"
 	"ctd/conntrack/conntracktest"
+	"ctd/helper"
+	"ctd/helper/rtsptest"
 	"ctd/rpc/wire"
 )
 
@@ -392,5 +396,47 @@ func TestAccountOf(t *testing.T) {
 		if a, err := accountOf(name); err == nil {
 			t.Errorf("%s: %+v", name, a)
 		}
+	}
+}
+
+// TestPrivilegesRTSP: a daemon that has become another user lets media in.
+func TestPrivilegesRTSP(t *testing.T) {
+	n := rtsptest.NewNetwork(t)
+	socket, state := foldersFor(t)
+	text, err := json.Marshal(Config{
+		Socket: socket, StateDir: state, RunAs: "nobody", NetNS: n.Router.Name(),
+		RTSP: RTSPConfig{Enabled: true, Helper: helper.Config{Ports: []uint16{554}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("/proc/self/exe")
+	c.Env = append(os.Environ(), serveEnv+"="+string(text))
+	l := launch(t, conntracktest.NewNS(t), c)
+	if kinds, _ := threads(t, c.Process.Pid); len(kinds) != 1 || !strings.HasPrefix(kinds[0].Uid, "65534 ") {
+		t.Fatalf("%+v\n%s", kinds, l.stderr.String())
+	}
+	at := netip.AddrPortFrom(n.ServerAddr(false), 554)
+	rtsptest.StartGortsplibServer(t, n.Server, at, netip.Addr{})
+	rtsptest.StartGst(t, n.Client, rtsptest.URL(at), "1-0")
+	const aStream = 20
+	if got := n.Streams(n.Client, aStream, conntracktest.Slow(20*time.Second)); got < aStream {
+		t.Errorf("%d datagrams arrived\n%s", got, l.stderr.String())
+	}
+	client, err := ctdclient.New(ctdclient.Config{Server: "unix://" + socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := client.HelperSessions(t.Context()); err != nil || len(s.Sessions) != 1 {
+		t.Errorf("sessions %+v, %v", s, err)
+	}
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("exit: %v\n%s", err, l.stderr.String())
+	}
+	if rules := n.Router.Exec("nft", "list", "ruleset"); strings.Contains(rules, "ctd_rtsp") {
+		t.Errorf("rules are left behind: %s\n%s", rules, l.stderr.String())
 	}
 }
