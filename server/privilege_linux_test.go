@@ -292,14 +292,14 @@ func TestRunAsRefused(t *testing.T) {
 func TestRootAmongOthers(t *testing.T) {
 	ns := conntracktest.NewNS(t)
 	ns.Conntrack()
-	socket, _ := foldersFor(t)
+	socket, state := foldersFor(t)
 	if err := os.Mkdir(filepath.Dir(socket), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chown(filepath.Dir(socket), 41001, 41001); err != nil {
 		t.Fatal(err)
 	}
-	l := launch(t, ns, exec.Command(program(t), "serve", "--config", os.DevNull, "--no-listen", "--socket", socket))
+	l := launch(t, ns, exec.Command(program(t), "serve", "--config", os.DevNull, "--no-listen", "--socket", socket, "--state-dir", state))
 	if !strings.Contains(l.stderr.String(), "chown root "+filepath.Dir(socket)) {
 		t.Errorf("log: %s", l.stderr.String())
 	}
