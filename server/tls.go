@@ -12,8 +12,8 @@ import (
 )
 
 // maxHandshake bounds what a caller sends until its certificate was looked at, in bytes: crypto/tls would
-// take four times as much from each of many strangers.
-const maxHandshake = 64 << 10
+// take ten times as much from each of many strangers. Chains of certificates have a few thousand.
+const maxHandshake = 32 << 10
 
 // errNoKeys says that a caller came by TLS to a daemon that has no certificate.
 var errNoKeys = errors.New("no certificate is set")
@@ -61,11 +61,10 @@ func (s *Server) withTLS(l net.Listener) net.Listener {
 			}
 			now := ring.now()
 			c, ok := hello.Conn.(*connection)
-			if !ok || now.authorities == nil {
+			if !ok {
 				return now.config, nil
 			}
 			c.authorities = now.authorities
-			c.boundHandshake(maxHandshake)
 			config := now.config.Clone()
 			config.VerifyConnection = func(tls.ConnectionState) error {
 				c.boundHandshake(0)
@@ -98,6 +97,7 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 	}
 	if accepted, ok := c.(*connection); ok {
 		accepted.keys = l.keys
+		accepted.boundHandshake(maxHandshake)
 	}
 	return tls.Server(c, l.config), nil
 }
