@@ -102,7 +102,7 @@ requests_per_caller = 2
 [audit]
 to = "journald"
 file = "/a"
-max_size = 4096
+max_size = 65_536
 max_files = 1
 max_age = "1h30m"
 [[user]]
@@ -152,7 +152,7 @@ max_sessions_per_client = 1
 					StateDir: "/state", RunAs: "ctd", Scope: "orig", Hosts: []string{"router.example.org"},
 					Origins: []string{"https://noc.example.org:8443"},
 					Limits:  Limits{Calls: 600, Kills: 60, Requests: 1, RequestsPerCaller: 2},
-					Audit:   audit.Config{To: audit.ToJournald, File: "/a", MaxSize: 4096, MaxFiles: 1, MaxAge: 90 * time.Minute},
+					Audit:   audit.Config{To: audit.ToJournald, File: "/a", MaxSize: 64 << 10, MaxFiles: 1, MaxAge: 90 * time.Minute},
 					Auth: auth.Config{
 						Users: []auth.User{
 							{
@@ -250,7 +250,10 @@ func TestConfigFileErrors(t *testing.T) {
 		"rate below 0":         {"[limits]\nrate = -1", []string{"2: limits.rate: -1 is below 0"}},
 		"no requests":          {"[limits]\nrequests = 0", []string{"2: limits.requests: 0 is below 1; leave the line out for the default"}},
 		"no size":              {"[audit]\nmax_size = \"64MB\"", []string{`2: audit.max_size: want a size as "64M", or a number of bytes`}},
-		"size 0":               {"[audit]\nmax_size = 0", []string{"2: audit.max_size: 0 is below 1"}},
+		"size 0":               {"[audit]\nmax_size = 0", []string{"2: audit.max_size: 0 is below 64K; leave the line out for the default"}},
+		"size below the least": {"[audit]\nmax_size = \"63K\"", []string{"2: audit.max_size: 63K is below 64K; leave"}},
+		"too many files":       {"[audit]\nmax_files = 101", []string{"2: audit.max_files: 101 is above 100"}},
+		"files for a number":   {"[audit]\nmax_files = \"2\"", []string{"2: audit.max_files: want a whole number from 1 to 100"}},
 		"no age":               {"[audit]\nmax_age = \"3 months\"", []string{`2: audit.max_age: want a time as "90d" or "12h"`}},
 		"age below 0":          {"[audit]\nmax_age = -1", []string{"2: audit.max_age: want a time"}},
 		"no audit file":        {"state_dir = \"\"", []string{"audit.file: a path is needed where there is no state_dir"}},

@@ -28,16 +28,19 @@ func (b *byteSize) UnmarshalTOML(v any) error {
 }
 
 // MarshalText is encoding.TextMarshaler's.
-func (b byteSize) MarshalText() ([]byte, error) {
+func (b byteSize) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+// String returns the number with the largest unit that leaves a whole one.
+func (b byteSize) String() string {
 	for _, u := range []struct {
 		name  string
 		scale byteSize
 	}{{"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}} {
 		if b > 0 && b%u.scale == 0 {
-			return fmt.Appendf(nil, "%d%s", b/u.scale, u.name), nil
+			return fmt.Sprintf("%d%s", int64(b/u.scale), u.name)
 		}
 	}
-	return fmt.Appendf(nil, "%d", int64(b)), nil
+	return fmt.Sprint(int64(b))
 }
 
 // span is a setting that is a time: a number of seconds, or a text with s, m, h or d.

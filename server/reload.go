@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"reflect"
@@ -74,6 +75,12 @@ func (s *Server) reload(ctx context.Context) {
 func (s *Server) adopt(ctx context.Context) []error {
 	next, wrong := s.reloads.load()
 	if len(wrong) > 0 {
+		for i, err := range wrong {
+			// It was root who read it at first, where there is run_as.
+			if errors.Is(err, fs.ErrPermission) {
+				wrong[i] = fmt.Errorf("%w: the user that the daemon runs as must be able to read it", err)
+			}
+		}
 		return wrong
 	}
 	kept := next.keep(s.reloads.last)

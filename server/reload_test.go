@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -157,6 +158,18 @@ func TestReloadWrong(t *testing.T) {
 	f.reload(t.Context())
 	if got := f.finding(t); got.Severity != severityWarning || !slices.Equal(f.policy.Load().cfg.Hosts, []string{"a"}) {
 		t.Errorf("without the file that was named: %+v", got)
+	}
+}
+
+// TestReloadUnreadable: what root alone may read, the daemon can't read again once it is another user.
+func TestReloadUnreadable(t *testing.T) {
+	f := newReloadFixture(t, "hosts = [\"a\"]")
+	f.reloads.load = func() (*loaded, []error) {
+		return nil, []error{&fs.PathError{Op: "open", Path: f.file, Err: syscall.EACCES}}
+	}
+	f.reload(t.Context())
+	if got := f.finding(t); got.Severity != severityWarning || !strings.Contains(got.Message, "the user that the daemon runs as must be able to read it") {
+		t.Errorf("%+v", got)
 	}
 }
 

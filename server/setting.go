@@ -24,6 +24,7 @@ type setting struct {
 	doc   string
 	enum  []string
 	min   int64 // least value of a number
+	max   int64 // greatest; 0 is no bound
 	fixed bool  // a reload leaves it as it is
 }
 
@@ -61,9 +62,8 @@ func allSettings() []setting {
 			if enum := f.Tag.Get("enum"); enum != "" {
 				s.enum = strings.Split(enum, ",")
 			}
-			if least := f.Tag.Get("min"); least != "" {
-				s.min, _ = strconv.ParseInt(least, 10, 64) // a test reads each
-			}
+			s.min, _ = strconv.ParseInt(f.Tag.Get("min"), 10, 64) // 0 where there is none
+			s.max, _ = strconv.ParseInt(f.Tag.Get("max"), 10, 64)
 			all = append(all, s)
 			switch {
 			case s.table:
@@ -95,7 +95,11 @@ func (s *setting) words() string {
 	if s.list {
 		return "tables, each with [[" + s.key() + "]] above it"
 	}
-	return typeWords(s.typ, s.min)
+	words := typeWords(s.typ, s.min)
+	if s.max > 0 {
+		words = strings.Replace(words, " on", fmt.Sprintf(" to %d", s.max), 1)
+	}
+	return words
 }
 
 func typeWords(t reflect.Type, least int64) string {
@@ -175,12 +179,16 @@ func (s *settings) eachValue(fn func(one *setting, at keyPath, v reflect.Value))
 func (s *settings) checkValues() []*settingError {
 	var wrong []*settingError
 	s.eachValue(func(one *setting, at keyPath, v reflect.Value) {
-		if v.CanInt() && v.Int() < one.min {
-			text := fmt.Sprintf("%d is below %d", v.Int(), one.min)
-			if one.min > 0 {
-				text += "; leave the line out for the default"
-			}
-			wrong = append(wrong, wrongf(at.String(), "%s", text))
+		switch {
+		case !v.CanInt():
+		case one.typ == reflect.TypeFor[byteSize]() && v.Int() < one.min:
+			wrong = append(wrong, wrongf(at.String(), "%v is below %v; leave the line out for the default", byteSize(v.Int()), byteSize(one.min)))
+		case v.Int() < one.min && one.min > 0:
+			wrong = append(wrong, wrongf(at.String(), "%d is below %d; leave the line out for the default", v.Int(), one.min))
+		case v.Int() < one.min:
+			wrong = append(wrong, wrongf(at.String(), "%d is below %d", v.Int(), one.min))
+		case one.max > 0 && v.Int() > one.max:
+			wrong = append(wrong, wrongf(at.String(), "%d is above %d", v.Int(), one.max))
 		}
 		if one.enum == nil {
 			return

@@ -11,8 +11,8 @@ import (
 
 // settings are what the configuration file can set, and in part the command line: the raw form of
 // Config. They are the one list of settings. Of the tags toml is the key, flag the flag of `ctd serve`
-// that sets the same, doc the description, enum the values that it, or each of a list, may have, min the
-// least that a number may be (0), and reload says "no" where a reload leaves it, and all in it, as it is. A
+// that sets the same, doc the description, enum the values that it, or each of a list, may have, min and max
+// bound a number (from 0 on), and reload says "no" where a reload leaves it, and all in it, as it is. A
 // struct is a table of the file, a list of structs a list of tables, and what is embedded is as if it stood here.
 type settings struct {
 	Listen    []string `toml:"listen" flag:"--listen" reload:"no" doc:"TCP addresses to listen on, as host:port, with http:// or https:// before it; without that it is https where [tls] has a certificate. An empty list listens on the Unix socket only."`
@@ -56,8 +56,8 @@ type limitsSettings struct {
 type auditSettings struct {
 	To       string   `toml:"to" enum:"file,journald,none" doc:"Where records go."`
 	File     string   `toml:"file" doc:"Path of the file; empty: audit.log in state_dir."`
-	MaxSize  byteSize `toml:"max_size" min:"1" doc:"Size from which on a file is set aside and a new one begun."`
-	MaxFiles int      `toml:"max_files" min:"1" doc:"How many files are kept, the current one among them."`
+	MaxSize  byteSize `toml:"max_size" min:"65536" doc:"Size from which on a file is set aside and a new one begun, at least 64K."`
+	MaxFiles int      `toml:"max_files" min:"1" max:"100" doc:"How many files are kept, the current one among them."`
 	MaxAge   span     `toml:"max_age" doc:"Age of its first record from which on a file is set aside; 0 is no bound."`
 }
 
