@@ -151,8 +151,8 @@ func TestAttack(t *testing.T) {
 	if n := a.shared.slowing.offenders.len(); n > addresses {
 		t.Errorf("%d addresses are kept, want at most %d", n, addresses)
 	}
-	if n := a.shared.slowing.names.len(); n > maxNames {
-		t.Errorf("%d names are kept, want at most %d", n, maxNames)
+	if n := a.shared.slowing.names.len(); n > maxNamesKept {
+		t.Errorf("%d names are kept, want at most %d", n, maxNamesKept)
 	}
 	if grown > 8<<20 {
 		t.Errorf("the heap grew by %d bytes", grown)

@@ -40,7 +40,7 @@ type Authenticator struct {
 	logger *slog.Logger
 	grants *grants
 	own    *ownToken
-	cost   int // of the costliest hash, which those wait for who have none
+	cost   int // of the costliest hash of the configuration, at least the usual one
 
 	users      map[string]userEntry               // of the configuration
 	usersFile  *watched[map[string]userEntry]     // nil: none
@@ -110,10 +110,8 @@ func build(cfg Config, d Defaults, s *shared, logger *slog.Logger) (*Authenticat
 	note(more)
 	a.proxy, more = newProxy(cfg.Proxy)
 	note(more)
-	if cfg.OIDC.Issuer != "" {
-		a.oidc, more = newOIDC(cfg.OIDC, a.grants, logger)
-		note(more)
-	}
+	a.oidc, more = newOIDC(cfg.OIDC, a.grants, logger)
+	note(more)
 	for _, u := range a.users {
 		if u.hash != "" {
 			a.cost = max(a.cost, costOf(u.hash))

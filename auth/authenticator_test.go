@@ -216,6 +216,27 @@ func TestRehashAtLogin(t *testing.T) {
 	}
 }
 
+func TestCostliest(t *testing.T) {
+	f := newFixture(t, func(f *fixture) { f.cfg.Passwords.Files = []string{f.path("htpasswd")} })
+	expect := func(want int) {
+		t.Helper()
+		if got := f.a.costliest(); got != want {
+			t.Errorf("%d, want %d", got, want)
+		}
+	}
+	expect(bcrypt.MinCost)
+	f.users(User{Name: "joe", Password: dummyHash(11), Grant: Grant{Role: "viewer"}})
+	expect(11)
+	write(t, f.path("htpasswd"), "a:"+sha1Hex+"\nb:"+dummyHash(12)+"\n")
+	f.c.after(lookEvery)
+	expect(12)
+	f.cfg.Users[0].Password = dummyHash(13)
+	a, wrong := build(f.cfg, Defaults{}, f.a.shared, f.a.logger)
+	if len(wrong) > 0 || a.cost != 13 {
+		t.Errorf("%d, %v; want 13", a.cost, wrong)
+	}
+}
+
 func TestBearer(t *testing.T) {
 	var end time.Time
 	f := newFixture(t, func(f *fixture) {

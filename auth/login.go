@@ -114,7 +114,7 @@ func (a *Authenticator) verify(ctx context.Context, at attempt, acc *account, pa
 		return false, err
 	}
 	defer s.gate.leave()
-	right = verifyPassword(acc.hash, password, a.cost)
+	right = verifyPassword(acc.hash, password, a.costliest())
 	s.slowing.end(at, !right)
 	if !right {
 		return false, nil

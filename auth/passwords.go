@@ -101,14 +101,24 @@ func dummyHash(cost int) string {
 	return fmt.Sprintf("$2a$%02d$%s", cost, strings.Repeat(".", 53))
 }
 
-// verifyPassword tells whether a hash is of a password. It takes as long as a bcrypt of the given cost at
-// least: also for SHA-1, for no hash at all, and for a password that is too long.
+// verifyPassword tells whether a hash is of a password. Where it isn't, that takes as long as a bcrypt of
+// the given cost: also for a hash that costs less, for SHA-1, for no hash at all, and for a password that is
+// too long. So the time doesn't tell which names there are.
 func verifyPassword(hash, password string, cost int) bool {
+	seen := []byte(password[:min(len(password), maxPassword)])
 	fast := sha1Of(hash)
 	if fast != nil || hash == "" || len(password) > maxPassword {
-		_ = bcrypt.CompareHashAndPassword([]byte(dummyHash(cost)), []byte(password[:min(len(password), maxPassword)]))
+		_ = bcrypt.CompareHashAndPassword([]byte(dummyHash(cost)), seen)
 		sum := sha1.Sum([]byte(password))
 		return fast != nil && subtle.ConstantTimeCompare(fast, sum[:]) == 1
 	}
-	return bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) == nil
+	if bcrypt.CompareHashAndPassword([]byte(hash), seen) == nil {
+		return true
+	}
+	// Each cost takes twice as long as the one before: so all up to the last, with the one above, add up
+	// to it.
+	for c := costOf(hash); c < cost; c++ {
+		_ = bcrypt.CompareHashAndPassword([]byte(dummyHash(c)), seen)
+	}
+	return false
 }

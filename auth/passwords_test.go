@@ -2,10 +2,13 @@ package auth
 
 import (
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sys/unix"
 )
 
 // Hashes of "secret".
@@ -48,6 +51,46 @@ func TestVerifyPassword(t *testing.T) {
 	} {
 		if got := verifyPassword(tt.hash, tt.password, bcrypt.MinCost); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+// TestWrongTakesAsLong: how long a wrong password takes doesn't tell whether there is such a name, and what
+// hash it has.
+func TestWrongTakesAsLong(t *testing.T) {
+	const cost = 9 // a cheap one is a 32nd of it
+	full, err := bcrypt.GenerateFromPassword([]byte("secret"), cost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The processor's time, as others may be at work too.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	spent := func() time.Duration {
+		var r unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &r); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	fastest := func(hash, password string) time.Duration {
+		best := time.Hour
+		for range 5 {
+			began := spent()
+			if verifyPassword(hash, password, cost) {
+				t.Fatal("right")
+			}
+			best = min(best, spent()-began)
+		}
+		return best
+	}
+	want := fastest(string(full), "wrong")
+	for name, got := range map[string]time.Duration{
+		"no such name": fastest("", "wrong"), "SHA-1": fastest(sha1Hex, "wrong"), "a cheap hash": fastest(cheapHash(t, "secret"), "wrong"),
+		"too long": fastest(string(full), strings.Repeat("x", 1000)), "empty": fastest(string(full), ""),
+	} {
+		if got < want/4 || got > want*4 {
+			t.Errorf("%s: %v, want about %v", name, got, want)
 		}
 	}
 }

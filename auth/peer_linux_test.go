@@ -189,14 +189,14 @@ func settingKeys(t *testing.T, errs []error) (keys []string) {
 	return keys
 }
 
-// TestUserNames: names are remembered, and not more than maxNames of them.
+// TestUserNames: names are remembered, and not more than maxUIDNames of them.
 func TestUserNames(t *testing.T) {
 	var n userNames
-	for uid := range uint32(maxNames + 1) {
+	for uid := range uint32(maxUIDNames + 1) {
 		if got := n.of(100000 + uid); got != "uid "+strconv.Itoa(100000+int(uid)) {
 			t.Fatal(got)
 		}
-		if len(n.names) > maxNames {
+		if len(n.names) > maxUIDNames {
 			t.Fatalf("%d names are remembered", len(n.names))
 		}
 	}

@@ -29,8 +29,8 @@ const (
 	// each wrong one counting.
 	maxRefused = 100
 
-	// maxOffenders and maxNames bound how many addresses and names are known.
-	maxOffenders, maxNames = 8192, 4096
+	// maxOffenders and maxNamesKept bound how many addresses and names are known.
+	maxOffenders, maxNamesKept = 8192, 4096
 	// sweepEvery is how often those are looked for that are forgotten, at most.
 	sweepEvery = time.Minute
 
@@ -82,7 +82,7 @@ type slowing struct {
 
 func newSlowing(now func() time.Time) *slowing {
 	return &slowing{
-		now: now, offenders: newRankedTable[offender, offences](maxOffenders), names: newRankedTable[string, attacks](maxNames),
+		now: now, offenders: newRankedTable[offender, offences](maxOffenders), names: newRankedTable[string, attacks](maxNamesKept),
 	}
 }
 

@@ -240,8 +240,8 @@ func TestSlowingIsBounded(t *testing.T) {
 	if got := s.offenders.len(); got != maxOffenders {
 		t.Errorf("%d addresses are kept, want %d", got, maxOffenders)
 	}
-	if got := s.names.len(); got != maxNames {
-		t.Errorf("%d names are kept, want %d", got, maxNames)
+	if got := s.names.len(); got != maxNamesKept {
+		t.Errorf("%d names are kept, want %d", got, maxNamesKept)
 	}
 	if wait := s.wait(newAttempt(offender, byPassword, "joe")); wait != before {
 		t.Errorf("the offender waits %v, want %v", wait, before)

@@ -127,3 +127,22 @@ func (a *Authenticator) userPrincipal(name string, via Via, credential string) *
 	})
 	return NewPrincipal(id)
 }
+
+// costliest returns the cost of the costliest hash that there is, which those wait for who have another or
+// none. That is little work beside a hash.
+func (a *Authenticator) costliest() int {
+	cost := a.cost
+	for _, u := range a.usersFile.get() {
+		if u.hash != "" {
+			cost = max(cost, costOf(u.hash))
+		}
+	}
+	for _, f := range a.passwordFiles {
+		for _, line := range f.lines.get() {
+			if sha1Of(line.hash) == nil {
+				cost = max(cost, costOf(line.hash))
+			}
+		}
+	}
+	return cost
+}
