@@ -19,7 +19,7 @@ var xmlDeclaration = regexp.MustCompile(`^<\?xml[ \t\r\n]+version[ \t\r\n]*=[ \t
 // decodeText returns an XML document as UTF-8 without its byte order mark and declaration. The
 // encoding is UTF-8 where a byte order mark says so, else the declaration's, else that of the
 // content type's charset, else UTF-8.
-func decodeText(doc []byte, contentCharset string) ([]byte, *wire.Error) {
+func decodeText(doc []byte, contentCharset string, c *claim) ([]byte, *wire.Error) {
 	doc, marked := bytes.CutPrefix(doc, []byte("\xEF\xBB\xBF"))
 	if bytes.HasPrefix(doc, []byte("\xFE\xFF")) || bytes.HasPrefix(doc, []byte("\xFF\xFE")) {
 		return nil, unknownEncoding("UTF-16")
@@ -38,10 +38,13 @@ func decodeText(doc []byte, contentCharset string) ([]byte, *wire.Error) {
 	if marked || encoding == "" {
 		encoding = "utf-8"
 	}
-	return toUTF8(doc, encoding)
+	return toUTF8(doc, encoding, c)
 }
 
-func toUTF8(doc []byte, encoding string) ([]byte, *wire.Error) {
+// maxUTF8 is how many bytes of UTF-8 a byte of another encoding becomes at most.
+const maxUTF8 = 3
+
+func toUTF8(doc []byte, encoding string, c *claim) ([]byte, *wire.Error) {
 	switch name := strings.ToLower(encoding); name {
 	case "utf-8", "utf8":
 		if !utf8.Valid(doc) {
@@ -57,7 +60,14 @@ func toUTF8(doc []byte, encoding string) ([]byte, *wire.Error) {
 		return doc, nil
 	case "iso-8859-1", "iso8859-1", "latin1", "latin-1":
 		// Not by the package below, which takes it for windows-1252 as browsers do.
-		out := make([]byte, 0, len(doc)+len(doc)/8)
+		size := len(doc)
+		for _, c := range doc {
+			size += int(c >> 7) // two bytes each
+		}
+		if err := c.take(size); err != nil {
+			return nil, err
+		}
+		out := make([]byte, 0, size)
 		for _, c := range doc {
 			out = utf8.AppendRune(out, rune(c))
 		}
@@ -66,6 +76,9 @@ func toUTF8(doc []byte, encoding string) ([]byte, *wire.Error) {
 	enc, name := charset.Lookup(encoding)
 	if enc == nil || strings.HasPrefix(name, "utf-16") || name == "replacement" || name == "x-user-defined" {
 		return nil, unknownEncoding(encoding)
+	}
+	if err := c.take(maxUTF8 * len(doc)); err != nil {
+		return nil, err
 	}
 	out, err := enc.NewDecoder().Bytes(doc)
 	// The decoders replace what they can't read.

@@ -19,6 +19,16 @@ type call struct {
 	id     any         // of JSON-RPC: nil, string or json.Number
 	notify bool        // of JSON-RPC: a notification, which gets no answer
 	bad    *wire.Error // why it can't be made; nil where it can
+
+	packed any // of a JSON-RPC batch: the call that is still to be read; nil where it was
+}
+
+// read returns the call as it is made. Those of a batch are read one by one.
+func (c call) read() call {
+	if c.packed != nil {
+		return parseCall(wire.Unpack(c.packed))
+	}
+	return c
 }
 
 // answer is what became of a call.
@@ -51,7 +61,7 @@ func (d *dispatcher) Call(r *http.Request, calls *[]call, answers *iter.Seq[answ
 	}
 	*answers = func(yield func(answer) bool) {
 		for _, c := range *calls {
-			if !yield(d.registry.answer(ctx, c)) {
+			if !yield(d.registry.answer(ctx, c.read())) {
 				return
 			}
 		}
@@ -149,18 +159,42 @@ func statusOf(h http.Header, a answer, failed *wire.Error) int {
 // challenge says with a 401 how to come back.
 const challenge = `Bearer realm="ctd"`
 
-// readBody reads the whole body, whose size the handler has limited. An error that isn't in
-// the protocol's own code has an HTTP status too.
-func readBody(r *http.Request) ([]byte, *wire.Error) {
-	body, err := io.ReadAll(r.Body)
-	var tooLong *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLong):
-		return nil, errBodyTooLong(tooLong.Limit)
-	case err != nil:
-		return nil, parseError("the body was cut short")
+// firstRead is how much room a body has at first whose length isn't announced.
+const firstRead = 8 << 10
+
+// readBody reads the whole body, whose size the handler has limited. Once the body
+// isn't needed any more, the caller calls done: the request may take its memory again. An error that isn't in the protocol's own code has an HTTP status too.
+func readBody(r *http.Request) (body []byte, done func(), failed *wire.Error) {
+	c := claimFrom(r.Context())
+	room := int64(firstRead)
+	if n := r.ContentLength; n >= 0 {
+		room = n + 1 // one more to see the end
 	}
-	return body, nil
+	body = make([]byte, 0, room)
+	if failed := c.take(cap(body)); failed != nil {
+		return nil, nil, failed
+	}
+	for {
+		n, err := r.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		var tooLong *http.MaxBytesError
+		switch {
+		case errors.Is(err, io.EOF):
+			return body, func() { c.give(cap(body)) }, nil
+		case errors.As(err, &tooLong):
+			return nil, nil, errBodyTooLong(tooLong.Limit)
+		case err != nil:
+			return nil, nil, parseError("the body was cut short")
+		}
+		if len(body) < cap(body) {
+			continue
+		}
+		room = 2 * int64(cap(body))
+		if failed := c.take(int(room) - cap(body)); failed != nil {
+			return nil, nil, failed
+		}
+		body = append(make([]byte, 0, room), body...)
+	}
 }
 
 func errBodyTooLong(limit int64) *wire.Error {

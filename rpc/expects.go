@@ -195,6 +195,7 @@ type expectSelector struct {
 // readExpectSelector reads an expectation that the caller names: an id as number or text, or an
 // expectation as a list gives it.
 func readExpectSelector(path string, v any) (s expectSelector, err error) {
+	v = wire.Unpack(v)
 	id, ok := idOf(v)
 	if !ok {
 		var w wire.Expect

@@ -34,6 +34,7 @@ type selector struct {
 // readSelector reads a flow that the caller names: an id as number or text, or an object with id
 // or tuple. A flow as a list gives it will do: of its members only what names it is looked at.
 func readSelector(path string, v any) (selector, error) {
+	v = wire.Unpack(v)
 	if id, ok := idOf(v); ok {
 		n, ok := wire.ParseUint(id, math.MaxUint32)
 		if !ok || n == 0 {

@@ -32,6 +32,8 @@ type Handler struct {
 	maxBody int64
 	logger  *slog.Logger
 	server  *gorilla.Server
+	// What requests take together.
+	known, strangers *memory
 
 	registry *Registry
 }
@@ -40,7 +42,10 @@ type Handler struct {
 // type. It takes the caller from the request's context (WithPrincipal) and notes what was
 // called in the context's CallLog.
 func NewHandler(reg *Registry, cfg HandlerConfig) *Handler {
-	h := &Handler{maxBody: cfg.MaxBody, logger: cfg.Logger, server: gorilla.NewServer(), registry: reg}
+	h := &Handler{
+		maxBody: cfg.MaxBody, logger: cfg.Logger, server: gorilla.NewServer(), registry: reg,
+		known: newMemory(knownMemory), strangers: newMemory(strangerMemory),
+	}
 	if h.maxBody <= 0 {
 		h.maxBody = DefaultMaxBody
 	}
@@ -102,15 +107,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, status, err)
 		return
 	}
-	limit := h.maxBody
+	limit, taken := h.maxBody, &claim{memory: h.known, most: knownMost}
 	if PrincipalFrom(r.Context()) == nil {
-		limit = min(limit, maxStrangerBody)
+		limit, taken = min(limit, maxStrangerBody), &claim{memory: h.strangers, most: strangerMost}
 	}
 	if r.ContentLength > limit {
 		fail(w, r, http.StatusRequestEntityTooLarge, errBodyTooLong(limit))
 		return
 	}
-	ctx := withLogger(WithProtocol(r.Context(), protocol), h.logger)
+	defer taken.end()
+	ctx := withLogger(withClaim(WithProtocol(r.Context(), protocol), taken), h.logger)
 	if p := newProgress(w, r); p != nil {
 		ctx = withProgress(ctx, p)
 	}

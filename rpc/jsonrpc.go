@@ -35,14 +35,15 @@ type jsonRequest struct {
 
 // Method reads the request and names the one method; see dispatcher.
 func (q *jsonRequest) Method() (string, error) {
-	body, err := readBody(q.r)
+	body, done, err := readBody(q.r)
 	if err != nil {
 		if err.Code == wire.LimitExceeded {
 			q.status = http.StatusRequestEntityTooLarge
 		}
 		return "", err
 	}
-	tree, err := parseJSON(body)
+	tree, err := parseJSON(body, claimFrom(q.r.Context()))
+	done()
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +60,10 @@ func (q *jsonRequest) Method() (string, error) {
 		return "", tooMany("calls", maxBatch)
 	}
 	for _, item := range batch {
-		q.calls = append(q.calls, parseCall(item))
+		if item == nil {
+			item = false // no call either
+		}
+		q.calls = append(q.calls, call{packed: item})
 	}
 	return dispatchMethod, nil
 }
@@ -96,9 +100,17 @@ func parseCall(tree any) call {
 	case map[string]any:
 		c.params.Named = params
 	case []any:
-		c.params.Args = params
+		c.params.Args = unpackEach(params)
 	}
 	return c
+}
+
+// unpackEach returns positional parameters without one that is packed.
+func unpackEach(args []any) []any {
+	for i := range args {
+		args[i] = wire.Unpack(args[i])
+	}
+	return args
 }
 
 func checkCall(members map[string]any) *wire.Error {
@@ -227,6 +239,9 @@ func writeJSONError(e *jsonEncoder, id any, err *wire.Error) {
 func (q *jsonRequest) WriteError(w http.ResponseWriter, _ int, err error) {
 	e := ErrorOf(err)
 	CallLogFrom(q.r.Context()).fail(e.Code)
+	if status := statusOfRefused(w.Header(), e); status != 0 {
+		q.status = status
+	}
 	writeJSONFailure(w, max(q.status, http.StatusOK), e)
 }
 

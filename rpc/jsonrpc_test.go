@@ -231,20 +231,20 @@ func TestJSONRPCLargestBatch(t *testing.T) {
 
 func TestValuesLimit(t *testing.T) {
 	list := func(n int) string { return "[" + strings.Repeat("0,", n-2) + "0]" }
-	if _, err := parseJSON([]byte(list(maxValues))); err != nil {
+	if _, err := parseJSON([]byte(list(maxValues)), nil); err != nil {
 		t.Errorf("%d values: %v", maxValues, err)
 	}
-	if _, err := parseJSON([]byte(list(maxValues + 1))); err == nil || err.Code != wire.LimitExceeded {
+	if _, err := parseJSON([]byte(list(maxValues+1)), nil); err == nil || err.Code != wire.LimitExceeded {
 		t.Errorf("%d values: got %v, want limit_exceeded", maxValues+1, err)
 	}
 	xml := func(n int) []byte {
 		return []byte("<methodCall><methodName>m</methodName><params><param><value><array><data>" +
 			strings.Repeat("<value/>", n-1) + "</data></array></value></param></params></methodCall>")
 	}
-	if _, _, err := parseXML(xml(maxValues), ""); err != nil {
+	if _, _, err := parseXML(xml(maxValues), "", nil); err != nil {
 		t.Errorf("%d values: %v", maxValues, err)
 	}
-	if _, _, err := parseXML(xml(maxValues+1), ""); err == nil || err.Code != wire.LimitExceeded {
+	if _, _, err := parseXML(xml(maxValues+1), "", nil); err == nil || err.Code != wire.LimitExceeded {
 		t.Errorf("%d values: got %v, want limit_exceeded", maxValues+1, err)
 	}
 }
@@ -324,7 +324,7 @@ func FuzzJSONRPC(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		fix := newFixture()
 		w := fix.post(t, wire.RoleViewer, "application/json", string(body))
-		_, malformed := parseJSON(body)
+		_, malformed := parseJSON(body, nil)
 		if malformed != nil && fix.ran.Load() > 0 {
 			t.Errorf("a method ran although the document is malformed: %v", malformed)
 		}

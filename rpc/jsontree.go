@@ -12,17 +12,18 @@ import (
 // Limits of a request, in either protocol.
 const (
 	maxDepth  = 64      // objects and lists inside each other
-	maxValues = 1 << 19 // values, those in objects and lists counted too
+	maxValues = 1 << 20 // values, those in objects and lists counted too
+	maxText   = 1 << 20 // bytes of one text, as it is sent
 )
 
 // parseJSON reads one JSON text, RFC 8259, to a tree of map[string]any, []any, string,
-// json.Number, bool and nil. It is stricter than encoding/json: duplicate members, bytes that
+// json.Number, bool and nil; objects and lists that are items of a list are wire.Packed. It is stricter than encoding/json: duplicate members, bytes that
 // are no UTF-8 and halves of surrogate pairs are errors, and a number keeps its text.
-func parseJSON(text []byte) (any, *wire.Error) {
+func parseJSON(text []byte, c *claim) (any, *wire.Error) {
 	if !utf8.Valid(text) {
 		return nil, parseError("the text is not UTF-8")
 	}
-	p := &jsonParser{text: text}
+	p := &jsonParser{text: text, claim: c}
 	v, err := p.value(0)
 	if err != nil {
 		return nil, err
@@ -37,6 +38,7 @@ type jsonParser struct {
 	text   []byte
 	at     int
 	values int
+	claim  *claim
 }
 
 func (p *jsonParser) unexpected(want string) *wire.Error {
@@ -71,6 +73,9 @@ func (p *jsonParser) value(depth int) (any, *wire.Error) {
 	if p.values++; p.values > maxValues {
 		return nil, tooMany("values", maxValues)
 	}
+	if err := p.claim.take(valueMemory); err != nil {
+		return nil, err
+	}
 	switch c := p.peek(); {
 	case (c == '{' || c == '[') && depth == maxDepth:
 		return nil, tooDeep()
@@ -96,6 +101,10 @@ func tooDeep() *wire.Error {
 	return &wire.Error{Code: wire.LimitExceeded, Message: "nested deeper than " + strconv.Itoa(maxDepth)}
 }
 
+func tooLong() *wire.Error {
+	return &wire.Error{Code: wire.LimitExceeded, Message: "a text is longer than " + strconv.Itoa(maxText) + " bytes"}
+}
+
 func tooMany(what string, limit int) *wire.Error {
 	return &wire.Error{
 		Code: wire.LimitExceeded, Message: "more than " + strconv.Itoa(limit) + " " + what + " in one request",
@@ -115,6 +124,9 @@ func (p *jsonParser) word(w string) *wire.Error {
 
 func (p *jsonParser) object(depth int) (any, *wire.Error) {
 	p.at++
+	if err := p.claim.take(objectMemory); err != nil {
+		return nil, err
+	}
 	members := make(map[string]any)
 	if p.peek() == '}' {
 		p.at++
@@ -130,6 +142,9 @@ func (p *jsonParser) object(depth int) (any, *wire.Error) {
 		}
 		if _, twice := members[name]; twice {
 			return nil, invalidRequest("member %s is given twice", quoted(name))
+		}
+		if err := p.claim.take(memberMemory); err != nil {
+			return nil, err
 		}
 		if p.peek() != ':' {
 			return nil, p.unexpected("a colon")
@@ -158,7 +173,11 @@ func (p *jsonParser) list(depth int) (any, *wire.Error) {
 		return items, nil
 	}
 	for {
+		before := p.claim.mark()
 		item, err := p.value(depth)
+		if err == nil {
+			item, err = p.claim.item(item, before)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -214,17 +233,22 @@ func (p *jsonParser) digits() bool {
 
 func (p *jsonParser) str() (string, *wire.Error) {
 	p.at++
-	start := p.at
+	begin, start := p.at, p.at
 	var unescaped []byte // nil as long as nothing was escaped
 	for p.at < len(p.text) {
 		switch c := p.text[p.at]; {
 		case c == '"':
 			s := p.text[start:p.at]
 			p.at++
+			if err := p.claim.take(textMemory * (len(s) + len(unescaped))); err != nil {
+				return "", err
+			}
 			if unescaped == nil {
 				return string(s), nil
 			}
 			return string(append(unescaped, s...)), nil
+		case p.at-begin > maxText:
+			return "", tooLong()
 		case c < ' ':
 			return "", p.unexpected("no control character in a string")
 		case c == '\\':

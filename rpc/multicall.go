@@ -32,11 +32,7 @@ func registerMulticall(r *Registry) {
 		if len(items) > maxBatch {
 			return nil, tooMany("calls", maxBatch)
 		}
-		m := multicall{registry: r}
-		for _, item := range items {
-			m.calls = append(m.calls, parseMulticall(item))
-		}
-		return m, nil
+		return multicall{registry: r, calls: items}, nil
 	})
 }
 
@@ -60,7 +56,7 @@ func parseMulticall(item any) call {
 	}
 	switch params := members["params"].(type) {
 	case []any:
-		c.params.Args = params
+		c.params.Args = unpackEach(params)
 	case map[string]any:
 		c.params.Named = params
 	case nil:
@@ -74,14 +70,14 @@ func parseMulticall(item any) call {
 // has been written, as a batch does.
 type multicall struct {
 	registry *Registry
-	calls    []call
+	calls    []any // to be read one by one
 }
 
 func (m multicall) stream(ctx context.Context, e encoder) error {
 	ctx = withProgress(ctx, nil) // the answer may be on its way
 	e.beginArray()
 	for _, c := range m.calls {
-		a := m.registry.answer(ctx, c)
+		a := m.registry.answer(ctx, parseMulticall(wire.Unpack(c)))
 		failed := a.err
 		if failed == nil {
 			writeOr(e, func() error {

@@ -24,6 +24,8 @@ func encodeValue(e encoder, v any) error {
 		e.boolean(v)
 	case []byte:
 		e.bytes(v)
+	case wire.Packed:
+		return encodeValue(e, v.Unpack())
 	case map[string]any:
 		e.beginObject()
 		for _, name := range slices.Sorted(maps.Keys(v)) {

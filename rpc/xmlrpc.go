@@ -34,7 +34,7 @@ type xmlRequest struct {
 
 // Method reads the request and names the one method; see dispatcher.
 func (q *xmlRequest) Method() (string, error) {
-	body, err := readBody(q.r)
+	body, done, err := readBody(q.r)
 	if err != nil {
 		if err.Code == wire.LimitExceeded {
 			q.status = http.StatusRequestEntityTooLarge
@@ -42,7 +42,8 @@ func (q *xmlRequest) Method() (string, error) {
 		return "", err
 	}
 	_, params, _ := mime.ParseMediaType(q.r.Header.Get("Content-Type"))
-	method, args, err := parseXML(body, params["charset"])
+	method, args, err := parseXML(body, params["charset"], claimFrom(q.r.Context()))
+	done()
 	if err != nil {
 		return "", err
 	}
@@ -125,6 +126,9 @@ func faultValue(e encoder, err *wire.Error) {
 func (q *xmlRequest) WriteError(w http.ResponseWriter, _ int, err error) {
 	e := ErrorOf(err)
 	CallLogFrom(q.r.Context()).fail(e.Code)
+	if status := statusOfRefused(w.Header(), e); status != 0 {
+		q.status = status
+	}
 	writeXMLFailure(w, max(q.status, http.StatusOK), e)
 }
 

@@ -168,7 +168,7 @@ func TestParseXML(t *testing.T) {
 	for _, cases := range [][]xmlCase{xmlScalars(), xmlEncodings(), xmlErrors()} {
 		for _, c := range cases {
 			t.Run(c.name, func(t *testing.T) {
-				method, args, err := parseXML([]byte(c.doc), "")
+				method, args, err := parseWholeXML([]byte(c.doc), "")
 				if c.code != "" {
 					if err == nil || err.Code != c.code {
 						t.Fatalf("got %v, %v, want %s", args, err, c.code)
@@ -184,10 +184,10 @@ func TestParseXML(t *testing.T) {
 			})
 		}
 	}
-	if _, _, err := parseXML([]byte(methodCall("m", nested(maxDepth))), ""); err != nil {
+	if _, _, err := parseWholeXML([]byte(methodCall("m", nested(maxDepth))), ""); err != nil {
 		t.Errorf("depth %d: %v", maxDepth, err)
 	}
-	if _, args, err := parseXML([]byte(methodCall("m", "\xe9")), "iso-8859-1"); err != nil || args[0] != "é" {
+	if _, args, err := parseWholeXML([]byte(methodCall("m", "\xe9")), "iso-8859-1"); err != nil || args[0] != "é" {
 		t.Errorf("charset of the content type: got %v, %v", args, err)
 	}
 }
@@ -217,7 +217,7 @@ func parseResponse(t testing.TB, body string) (any, int) {
 		body = strings.Replace(body, "<fault>", "<params><param>", 1)
 		body = strings.Replace(body, "</fault>", "</param></params>", 1)
 	}
-	_, args, err := parseXML([]byte(body), "")
+	_, args, err := parseWholeXML([]byte(body), "")
 	if err != nil || len(args) != 1 {
 		t.Fatalf("answer %q has %d values, %v", body, len(args), err)
 	}
@@ -360,7 +360,7 @@ func TestXMLText(t *testing.T) {
 	} {
 		e := &xmlEncoder{}
 		e.str(in)
-		_, args, err := parseXML([]byte("<methodCall><methodName>m</methodName><params><param>"+string(e.buf)+"</param></params></methodCall>"), "")
+		_, args, err := parseWholeXML([]byte("<methodCall><methodName>m</methodName><params><param>"+string(e.buf)+"</param></params></methodCall>"), "")
 		if err != nil || args[0] != want {
 			t.Errorf("%q: reads as %q, %v, want %q", in, args, err, want)
 		}
@@ -410,7 +410,7 @@ func FuzzXMLRPC(f *testing.F) {
 		fix := newFixture()
 		w := fix.post(t, wire.RoleViewer, "text/xml", string(doc))
 		_, code := parseResponse(t, w.Body.String())
-		_, args, err := parseXML(doc, "")
+		_, args, err := parseWholeXML(doc, "")
 		if err != nil {
 			if fix.ran.Load() > 0 || code != err.Code.Number() {
 				t.Errorf("%d methods ran, fault %d, although: %v", fix.ran.Load(), code, err)
@@ -421,7 +421,7 @@ func FuzzXMLRPC(f *testing.F) {
 		if err := encodeValue(e, args); err != nil {
 			t.Fatal(err)
 		}
-		_, again, err := parseXML([]byte("<methodCall><methodName>m</methodName><params><param>"+string(e.buf)+"</param></params></methodCall>"), "")
+		_, again, err := parseWholeXML([]byte("<methodCall><methodName>m</methodName><params><param>"+string(e.buf)+"</param></params></methodCall>"), "")
 		if err != nil {
 			t.Fatalf("encoded %q: %v", e.buf, err)
 		}

@@ -15,13 +15,17 @@ const extensions = "http://ws.apache.org/xmlrpc/namespaces/extensions"
 
 // parseXML reads a methodCall document. What is in it but isn't XML-RPC is an error; comments
 // and processing instructions are passed over. There are no entities but XML's own five: a
-// document type declaration, which could define more, is refused.
-func parseXML(doc []byte, contentCharset string) (method string, args []any, failed *wire.Error) {
-	text, failed := decodeText(doc, contentCharset)
+// document type declaration, which could define more, is refused. Structs and arrays that are items of an
+// array are wire.Packed.
+func parseXML(doc []byte, contentCharset string, c *claim) (method string, args []any, failed *wire.Error) {
+	text, failed := decodeText(doc, contentCharset, c)
 	if failed != nil {
 		return "", nil, failed
 	}
-	p := &xmlParser{d: xml.NewDecoder(bytes.NewReader(text))}
+	if failed := checkSizes(text); failed != nil {
+		return "", nil, failed
+	}
+	p := &xmlParser{d: xml.NewDecoder(bytes.NewReader(text)), claim: c}
 	defer func() {
 		if v := recover(); v != nil {
 			stop, ok := v.(xmlStop)
@@ -61,9 +65,67 @@ type xmlParser struct {
 	d      *xml.Decoder
 	ahead  xml.Token // read, but not taken
 	values int
+	claim  *claim
 }
 
 func (p *xmlParser) stop(err *wire.Error) { panic(xmlStop{err}) }
+
+// take takes memory.
+func (p *xmlParser) take(n int) {
+	if err := p.claim.take(n); err != nil {
+		p.stop(err)
+	}
+}
+
+// maxTag is how many bytes a tag may have. XML-RPC has no attributes; some clients declare namespaces.
+const maxTag = 4096
+
+// checkSizes refuses long tags and texts, of which the decoder makes much more memory than they are.
+func checkSizes(doc []byte) *wire.Error {
+	for {
+		at := bytes.IndexByte(doc, '<')
+		if max(at, 0) > maxText || at < 0 && len(doc) > maxText {
+			return tooLong()
+		}
+		if at < 0 {
+			return nil
+		}
+		doc = doc[at:]
+		end := ""
+		switch {
+		case bytes.HasPrefix(doc, []byte("<!--")):
+			end = "-->"
+		case bytes.HasPrefix(doc, []byte("<![CDATA[")):
+			end = "]]>"
+		case bytes.HasPrefix(doc, []byte("<?")):
+			end = "?>"
+		}
+		if end != "" {
+			at = bytes.Index(doc[:min(len(doc), maxText+len(end))], []byte(end))
+			switch {
+			case at < 0 && len(doc) > maxText:
+				return tooLong()
+			case at < 0:
+				return nil // the decoder says that it doesn't end
+			}
+			doc = doc[at:]
+			continue
+		}
+		quote := byte(0)
+		for at = 1; at < len(doc) && (quote != 0 || doc[at] != '>'); at++ {
+			switch c := doc[at]; {
+			case c == quote:
+				quote = 0
+			case quote == 0 && (c == '"' || c == '\''):
+				quote = c
+			}
+			if at > maxTag {
+				return invalidRequest("a tag is longer than %d bytes", maxTag)
+			}
+		}
+		doc = doc[at:]
+	}
+}
 
 // next takes the next tag or text that isn't only space; nil at the end of the document.
 func (p *xmlParser) next() xml.Token {
@@ -163,6 +225,7 @@ func (p *xmlParser) text() string {
 	for {
 		switch t := p.raw().(type) {
 		case xml.CharData:
+			p.take(textMemory * len(t))
 			b.Write(t)
 		case xml.EndElement:
 			return b.String()
@@ -177,10 +240,12 @@ func (p *xmlParser) value(depth int) any {
 	if p.values++; p.values > maxValues {
 		p.stop(tooMany("values", maxValues))
 	}
+	p.take(valueMemory)
 	var text strings.Builder
 	for {
 		switch t := p.raw().(type) {
 		case xml.CharData:
+			p.take(textMemory * len(t))
 			text.Write(t)
 		case xml.EndElement:
 			return text.String() // a value without a type is a string
@@ -238,8 +303,10 @@ func (p *xmlParser) scalar(typ string) any {
 }
 
 func (p *xmlParser) members(depth int) any {
+	p.take(objectMemory)
 	members := make(map[string]any)
 	for p.maybe("member") {
+		p.take(memberMemory)
 		p.begin("name")
 		name := p.text()
 		if _, twice := members[name]; twice {
@@ -257,7 +324,12 @@ func (p *xmlParser) items(depth int) any {
 	items := []any{}
 	p.begin("data")
 	for p.maybe("value") {
-		items = append(items, p.value(depth))
+		before := p.claim.mark()
+		item, err := p.claim.item(p.value(depth), before)
+		if err != nil {
+			p.stop(err)
+		}
+		items = append(items, item)
 	}
 	p.end()
 	p.end()

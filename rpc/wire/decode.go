@@ -21,6 +21,7 @@ import (
 //   - nil is the same as an absent member
 //   - a member of type any takes its part of the tree as it is, but with every number as
 //     json.Number (a whole one without fraction or exponent) and every time as RFC 3339 text
+//   - an item of a []any stays Packed where it is
 //
 // With strict an unknown member, and a value that isn't one of its member's enum, are errors;
 // clients, whose daemon may be newer, are not strict. Every error is an *Error of InvalidParams
@@ -92,6 +93,7 @@ var (
 )
 
 func (d Decoder) value(path string, tree any, into reflect.Value) error {
+	tree = Unpack(tree)
 	if tree == nil {
 		into.SetZero()
 		return nil
@@ -263,6 +265,10 @@ func (d Decoder) list(path string, tree any, into reflect.Value) error {
 	}
 	s := reflect.MakeSlice(into.Type(), len(items), len(items))
 	for i, item := range items {
+		if p, ok := item.(Packed); ok && into.Type().Elem().Kind() == reflect.Interface {
+			s.Index(i).Set(reflect.ValueOf(p))
+			continue
+		}
 		if err := d.value(fmt.Sprintf("%s[%d]", path, i), item, s.Index(i)); err != nil {
 			return err
 		}

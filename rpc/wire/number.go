@@ -83,6 +83,8 @@ func normalise(tree any) any {
 	switch v := tree.(type) {
 	case nil, string, bool, []byte:
 		return v
+	case Packed:
+		return normalise(v.Unpack())
 	case time.Time:
 		return v.Format(time.RFC3339Nano)
 	case []any:
