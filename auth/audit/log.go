@@ -84,24 +84,25 @@ func Open(cfg Config, logger *slog.Logger) (*Log, error) {
 	return l, nil
 }
 
-// Check says what is wrong with a configuration.
+// Check says what is wrong with a configuration: an error begins with the setting, as the configuration
+// file names it.
 func (c Config) Check() error {
 	switch c.To {
 	case ToNone, ToJournald, "":
 		return nil
 	case ToFile:
 	default:
-		return fmt.Errorf("there is no %q: records go to %s, %s or %s", c.To, ToFile, ToJournald, ToNone)
+		return fmt.Errorf("to: %q is none of %s, %s and %s", c.To, ToFile, ToJournald, ToNone)
 	}
 	switch {
 	case c.File == "":
-		return errors.New("a path is needed for the file")
+		return errors.New("file: a path is needed")
 	case c.MaxSize < MinSize:
-		return fmt.Errorf("a size of %d bytes is too small for a file: at least %d", c.MaxSize, MinSize)
+		return fmt.Errorf("max_size: %d bytes are too few; at least %d", c.MaxSize, MinSize)
 	case c.MaxFiles < 1 || c.MaxFiles > MaxFiles:
-		return fmt.Errorf("%d files: from 1 to %d", c.MaxFiles, MaxFiles)
+		return fmt.Errorf("max_files: %d is not from 1 to %d", c.MaxFiles, MaxFiles)
 	case c.MaxAge < 0:
-		return fmt.Errorf("an age of %v is below 0", c.MaxAge)
+		return fmt.Errorf("max_age: %v is below 0", c.MaxAge)
 	}
 	return nil
 }
