@@ -251,6 +251,8 @@ func TestConfigFileErrors(t *testing.T) {
 		"no requests":          {"[limits]\nrequests = 0", []string{"2: limits.requests: 0 is below 1; leave the line out for the default"}},
 		"no size":              {"[audit]\nmax_size = \"64MB\"", []string{`2: audit.max_size: want a size as "64M", or a number of bytes`}},
 		"size 0":               {"[audit]\nmax_size = 0", []string{"2: audit.max_size: 0 is below 1"}},
+		"too small a size":     {"[audit]\nmax_size = \"63K\"", []string{"2: audit.max_size: 64512 bytes are too few; at least 65536"}},
+		"too many files":       {"[audit]\nmax_files = 101", []string{"2: audit.max_files: 101 is not from 1 to 100"}},
 		"no age":               {"[audit]\nmax_age = \"3 months\"", []string{`2: audit.max_age: want a time as "90d" or "12h"`}},
 		"age below 0":          {"[audit]\nmax_age = -1", []string{"2: audit.max_age: want a time"}},
 		"no audit file":        {"state_dir = \"\"", []string{"audit.file: a path is needed where there is no state_dir"}},
