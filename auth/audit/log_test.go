@@ -155,18 +155,18 @@ func TestOpenErrors(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		"no such place":    {func(c *Config) { c.To = "syslog" }, "to: \"syslog\" is none of file, journald and none"},
-		"no path":          {func(c *Config) { c.File = "" }, "file: a path is needed"},
-		"too small":        {func(c *Config) { c.MaxSize-- }, "max_size: 65535 bytes are too few; at least 65536"},
-		"no file":          {func(c *Config) { c.MaxFiles = 0 }, "max_files: "},
-		"too many files":   {func(c *Config) { c.MaxFiles = MaxFiles + 1 }, "max_files: "},
-		"max_age: -1ns is below 0":          {func(c *Config) { c.MaxAge = -1 }, "max_age: -1ns is below 0"},
-		"no folder":        {func(c *Config) { c.File = filepath.Join(dir, "none", "audit.log") }, "make its folder"},
-		"a folder":         {func(c *Config) { c.File = dir }, "is a directory"},
-		"a link":           {func(c *Config) { c.File = filepath.Join(dir, "link") }, "is a symbolic link"},
-		"a device":         {func(c *Config) { c.File = "/dev/null" }, ""},
-		"under no folder":  {func(c *Config) { c.File = filepath.Join(plain, "audit.log") }, "not a directory"},
-		"taken by another": {func(c *Config) { c.File = filepath.Join(dir, "taken") }, "needs a file of its own"},
+		"no such place":            {func(c *Config) { c.To = "syslog" }, "to: \"syslog\" is none of file, journald and none"},
+		"no path":                  {func(c *Config) { c.File = "" }, "file: a path is needed"},
+		"too small":                {func(c *Config) { c.MaxSize-- }, "max_size: 65535 bytes are too few; at least 65536"},
+		"no file":                  {func(c *Config) { c.MaxFiles = 0 }, "max_files: "},
+		"too many files":           {func(c *Config) { c.MaxFiles = MaxFiles + 1 }, "max_files: "},
+		"max_age: -1ns is below 0": {func(c *Config) { c.MaxAge = -1 }, "max_age: -1ns is below 0"},
+		"no folder":                {func(c *Config) { c.File = filepath.Join(dir, "none", "audit.log") }, "make its folder"},
+		"a folder":                 {func(c *Config) { c.File = dir }, "is a directory"},
+		"a link":                   {func(c *Config) { c.File = filepath.Join(dir, "link") }, "is a symbolic link"},
+		"a device":                 {func(c *Config) { c.File = "/dev/null" }, ""},
+		"under no folder":          {func(c *Config) { c.File = filepath.Join(plain, "audit.log") }, "not a directory"},
+		"taken by another":         {func(c *Config) { c.File = filepath.Join(dir, "taken") }, "needs a file of its own"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := ok
