@@ -232,7 +232,7 @@ func TestConfigFileErrors(t *testing.T) {
 		"all that is wrong":    {"a = 1\nmax_body = \"b\"\nlog_format = \"xml\"", []string{"1: a: ", "2: max_body: ", "3: log_format: "}},
 		"a date for anything":  {"netns = 2026-11-22", []string{"1: netns: want a text in quotes"}},
 		"unknown in a list":    {"[[user]]\nname = \"a\"\nrole = \"viewer\"\n[[user]]\nname = \"b\"\nroel = \"viewer\"\nrole = \"viewer\"", []string{"6: user[1].roel: there is no such setting; did you mean role?"}},
-		"unknown in a line":    {"token = [\n  {name = \"a\", hash = \"" + testTokenHash + "\", role = \"viewer\"},\n  {nmae = \"b\", hash = \"0" + testTokenHash[1:] + "\", role = \"viewer\"},\n]", []string{"3: token[1].nmae: there is no such setting; did you mean name?"}},
+		"unknown in a line":    {"token = [\n  {name = \"a\", hash = \"" + testTokenHash + "\", role = \"viewer\"},\n  {name = \"b\", rloe = \"b\", hash = \"0" + testTokenHash[1:] + "\", role = \"viewer\"},\n]", []string{"3: token[1].rloe: there is no such setting; did you mean role?"}},
 		"type in a list":       {"[[user]]\nname = \"a\"\nrole = \"viewer\"\nnetworks = \"10.0.0.0/8\"\n[[user]]\nname = \"b\"\nrole = \"viewer\"", []string{"4: user[0].networks: want a list of texts in quotes"}},
 		"word in a list table": {"[oidc]\nissuer = \"https://sso.example.org\"\naudience = \"ctd\"\n[[oidc.grant]]\nvalue = \"a\"\nrole = \"viewer\"\n[[oidc.grant]]\nvalue = \"b\"\nrole = \"amdin\"", []string{`9: oidc.grant[1].role: "amdin" is none of viewer, operator, admin; did you mean "admin"?`}},
 		"lacking in a list":    {"\n[[unix]]\nuser = \"root\"\nrole = \"viewer\"\n[[unix]]\nuser = \"nobody\"", []string{"5: unix[1].role: one of viewer, operator, admin is needed"}},

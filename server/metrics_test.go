@@ -27,9 +27,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("lint: %v, %v", problems, err)
 		}
 	}
-	up(5)
+	up(7)
 	f.helper.start(t.Context())
-	up(5 + len(helperCounters()) + len(helperGauges()))
+	up(7 + len(helperCounters()) + len(helperGauges()))
 	want := `# HELP ctd_rtsp_ended_total Streams that ended.
 # TYPE ctd_rtsp_ended_total counter
 ctd_rtsp_ended_total 5e+09
@@ -44,7 +44,7 @@ ctd_rtsp_up 1
 		t.Error(err)
 	}
 	f.fake.Fail(conntracktest.OpStats, 0, unix.EPERM) // the rest is told all the same
-	up(3 + len(helperCounters()) + len(helperGauges()))
+	up(5 + len(helperCounters()) + len(helperGauges()))
 }
 
 // TestMetricsOfCounters: each counter of the helper's is a metric of its own.

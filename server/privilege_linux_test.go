@@ -188,7 +188,7 @@ func TestPrivilegesDropped(t *testing.T) {
 					t.Fatal(err)
 				}
 			} else {
-				c = exec.Command(program(t), "serve", "--config", os.DevNull, "--no-listen", "--socket", socket, "--netns", managed)
+				c = exec.Command(program(t), "serve", "--config", os.DevNull, "--no-listen", "--socket", socket, "--state-dir", state, "--netns", managed)
 			}
 			c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{}}
 			if tt.as != nil {
@@ -196,8 +196,13 @@ func TestPrivilegesDropped(t *testing.T) {
 				if err := os.Mkdir(filepath.Dir(socket), 0o755); err != nil {
 					t.Fatal(err)
 				}
-				if err := os.Chown(filepath.Dir(socket), int(tt.as.Uid), int(tt.as.Gid)); err != nil {
+				if err := os.Mkdir(state, 0o700); err != nil {
 					t.Fatal(err)
+				}
+				for _, dir := range []string{filepath.Dir(socket), state} {
+					if err := os.Chown(dir, int(tt.as.Uid), int(tt.as.Gid)); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			l := launch(t, ns, c)
