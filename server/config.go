@@ -193,6 +193,10 @@ func (c *Config) check() []*settingError {
 	wrong = append(wrong, checkTLS(c.TLS)...)
 	if c.Audit.To == audit.ToFile && c.Audit.File == "" {
 		wrong = append(wrong, wrongf("audit.file", "a path is needed where there is no state_dir; or set audit.to to %s or %s", audit.ToJournald, audit.ToNone))
+	} else if err := c.Audit.Check(); err != nil {
+		// It names its settings as the file does.
+		key, text, _ := strings.Cut(err.Error(), ": ")
+		wrong = append(wrong, wrongf("audit."+key, "%s", text))
 	}
 	for _, err := range auth.Check(c.Auth) {
 		if e, ok := errors.AsType[*auth.SettingError](err); ok {

@@ -41,6 +41,9 @@ func (s *Server) newPolicy(cfg Config, before *policy) (*policy, []error) {
 
 // setPolicy has p count for the requests that come from now on.
 func (s *Server) setPolicy(p *policy) {
+	if err := setSocketMode(&p.cfg); err != nil {
+		s.logger.Warn("local users may not reach the socket", "error", err)
+	}
 	if old := s.policy.Swap(p); old != nil {
 		old.mu.Lock()
 		old.replaced = true

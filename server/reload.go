@@ -49,10 +49,11 @@ func (s *Server) reloadWhenTold(ctx context.Context) error {
 	}
 }
 
-// reload reads the configuration again. Where all of it is right, it counts for requests that come from
-// then on; else nothing changes.
+// reload reads the configuration again, and opens the audit file anew. Where all of the configuration is
+// right, it counts for requests that come from then on; else nothing of it changes.
 func (s *Server) reload(ctx context.Context) {
 	notifyReloading()
+	s.auditor.reopen()
 	r := s.reloads
 	wrong := s.adopt(ctx)
 	r.mu.Lock()

@@ -384,3 +384,17 @@ func TestHangup(t *testing.T) {
 		t.Errorf("it ended with %v\n%s", p.status, p.log.String())
 	}
 }
+
+// TestReloadAudit: the audit file is opened anew, also where the configuration is wrong.
+func TestReloadAudit(t *testing.T) {
+	f := newReloadFixture(t, "")
+	openAudit(t, f.fixture)
+	path := f.cfg.Audit.File
+	if err := os.Rename(path, path+".old"); err != nil {
+		t.Fatal(err)
+	}
+	f.reloadWith(t, "wrong = 1")
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
