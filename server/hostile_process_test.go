@@ -76,13 +76,13 @@ func (e *endless) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// keys writes members of an object, each with a name of its own.
-type keys struct {
+// manyKeys writes members of an object, each with a name of its own.
+type manyKeys struct {
 	n, most int
 	rest    []byte
 }
 
-func (k *keys) Read(b []byte) (int, error) {
+func (k *manyKeys) Read(b []byte) (int, error) {
 	for len(k.rest) < 64<<10 && k.n < k.most {
 		k.n++
 		k.rest = fmt.Appendf(k.rest, `"%d":0,`, k.n)
@@ -130,10 +130,10 @@ func TestKernelHostileBodies(t *testing.T) {
 		{name: "one text", contentType: json, body: repeated{call + `["`, `x`, `"]}`, full}},
 		{name: "an escaped text", contentType: json, body: repeated{call + `["`, `\u0041`, `"]}`, full}},
 		{name: "keys", contentType: json, reader: func() io.Reader {
-			return io.MultiReader(strings.NewReader(call+`{`), &keys{most: 100_000}, strings.NewReader(`"all":true}}`))
+			return io.MultiReader(strings.NewReader(call+`{`), &manyKeys{most: 100_000}, strings.NewReader(`"all":true}}`))
 		}},
 		{name: "many keys", contentType: json, reader: func() io.Reader {
-			return io.MultiReader(strings.NewReader(call+`{`), &keys{most: 800_000}, strings.NewReader(`"all":true}}`))
+			return io.MultiReader(strings.NewReader(call+`{`), &manyKeys{most: 800_000}, strings.NewReader(`"all":true}}`))
 		}},
 		{name: "a batch of 100,000", contentType: json, body: repeated{`[`, call + `{"all":true}},`, `0]`, 100_000 * 75}},
 		{name: "a batch of small things", contentType: json, body: repeated{`[`, `1,`, `0]`, full}},
