@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ctd/conntrack/conntracktest"
+	"ctd/rpc/wire"
 )
 
 // maxRSS is what the daemon may take of memory whatever it is sent, in KiB.
@@ -75,13 +76,13 @@ func (e *endless) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// memberReader writes members of an object, each with a name of its own.
-type memberReader struct {
+// manyKeys writes members of an object, each with a name of its own.
+type manyKeys struct {
 	n, most int
 	rest    []byte
 }
 
-func (k *memberReader) Read(b []byte) (int, error) {
+func (k *manyKeys) Read(b []byte) (int, error) {
 	for len(k.rest) < 64<<10 && k.n < k.most {
 		k.n++
 		k.rest = fmt.Appendf(k.rest, `"%d":0,`, k.n)
@@ -129,10 +130,10 @@ func TestKernelHostileBodies(t *testing.T) {
 		{name: "one text", contentType: json, body: repeated{call + `["`, `x`, `"]}`, full}},
 		{name: "an escaped text", contentType: json, body: repeated{call + `["`, `\u0041`, `"]}`, full}},
 		{name: "keys", contentType: json, reader: func() io.Reader {
-			return io.MultiReader(strings.NewReader(call+`{`), &memberReader{most: 100_000}, strings.NewReader(`"all":true}}`))
+			return io.MultiReader(strings.NewReader(call+`{`), &manyKeys{most: 100_000}, strings.NewReader(`"all":true}}`))
 		}},
 		{name: "many keys", contentType: json, reader: func() io.Reader {
-			return io.MultiReader(strings.NewReader(call+`{`), &memberReader{most: 800_000}, strings.NewReader(`"all":true}}`))
+			return io.MultiReader(strings.NewReader(call+`{`), &manyKeys{most: 800_000}, strings.NewReader(`"all":true}}`))
 		}},
 		{name: "a batch of 100,000", contentType: json, body: repeated{`[`, call + `{"all":true}},`, `0]`, 100_000 * 75}},
 		{name: "a batch of small things", contentType: json, body: repeated{`[`, `1,`, `0]`, full}},
@@ -209,6 +210,26 @@ func TestKernelHostileBodies(t *testing.T) {
 			count(t)
 		})
 	}
+}
+
+// TestKernelBigImport: an import of as many flows as one may have, with all that an export has of them, has room.
+func TestKernelBigImport(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	ns.Conntrack()
+	p := startProcess(t, ns, t.TempDir())
+	var flows strings.Builder
+	n := 0
+	for ; n < wire.MaxImport && flows.Len() < 8<<20-1000; n++ {
+		fmt.Fprintf(&flows, `{"family":"ipv4","protocol":"tcp","protonum":6,"zone":0,"orig":{"src":"192.168.%[1]d.%[2]d","dst":"198.51.100.200","sport":50000,"dport":59480,"packets":14000,"bytes":157600},`+
+			`"reply":{"src":"198.51.100.200","dst":"192.168.%[1]d.%[2]d","sport":59480,"dport":50000,"packets":25000,"bytes":192400},"state":"ESTABLISHED","timeout":431999,`+
+			`"status":["confirmed","seen_reply","assured"],"nat":"","mark":0,"use":1,"labels":[],"helper":"","master":null},`, n>>8, n&255)
+	}
+	r := jsonCall(t, p.url+"/rpc", "conntrack.import", `{"dry_run":true,"flows":[`+strings.TrimSuffix(flows.String(), ",")+`]}`)
+	r.Header.Set("Authorization", "Bearer "+p.token)
+	if status, body := do(t, tcpClient(t), r); status != 200 || !strings.Contains(body, fmt.Sprintf(`"created":%d,`, n)) {
+		t.Errorf("%d flows: %d %.300s", n, status, body)
+	}
+	t.Logf("%d flows, %d bytes: %d KiB", n, flows.Len(), p.peak())
 }
 
 func xmlArrayOf(head, tail string, size int64) repeated {

@@ -103,7 +103,7 @@ func (v *visit) authError(err error) *wire.Error {
 			Hint: "try again in " + (slowed.Wait.Round(time.Second) + time.Second).String(),
 		}
 	case errors.Is(err, auth.ErrExpired):
-		return &wire.Error{Code: wire.Unauthenticated, Message: "the token has expired", Hint: "ask for a new one: ctd token create"}
+		return &wire.Error{Code: wire.Unauthenticated, Message: "the token has expired", Hint: "ask whoever gave it for a new one"}
 	case errors.Is(err, auth.ErrUnavailable):
 		return &wire.Error{Code: wire.Unavailable, Message: "the credentials can't be checked now", Hint: "try again; the daemon's log says more"}
 	}
