@@ -81,7 +81,7 @@ func (a *auditor) open(cfg audit.Config) (closeLog func(), err error) {
 
 // reopen opens the file anew, which an administrator's logrotate may have moved away.
 func (a *auditor) reopen() {
-	if a == nil {
+	if a == nil || a.log.Load() == nil {
 		return
 	}
 	if err := a.log.Load().Reopen(); err != nil {

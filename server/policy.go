@@ -34,6 +34,7 @@ func (s *Server) newPolicy(cfg Config, before *policy) (*policy, []error) {
 	}
 	keys, wrong := s.newKeys(cfg.TLS, before)
 	if len(wrong) > 0 {
+		a.Close()
 		return nil, wrong
 	}
 	return &policy{cfg: cfg, auth: a, keys: keys, places: newPlaces(cfg.Limits)}, nil

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io/fs"
 	"log/slog"
@@ -197,6 +199,51 @@ func TestReloadRestart(t *testing.T) {
 	}
 }
 
+// TestReloadWhoMay: from a reload on a caller may do what the file says then, on connections and by
+// credentials that were there before.
+func TestReloadWhoMay(t *testing.T) {
+	const shown = "a-token-of-the-tests"
+	hash := sha256.Sum256([]byte(shown))
+	token := func(grant string) string {
+		return "audit.to = \"none\"\n[[token]]\nname = \"t\"\nhash = \"" + hex.EncodeToString(hash[:]) + "\"\n" + grant
+	}
+	f := newReloadFixture(t, token(`role = "operator"`))
+	r := f.start(t)
+	c := tcpClient(t)
+	ask := func(method, params string) string {
+		t.Helper()
+		call := jsonCall(t, r.tcp+"/rpc", method, params)
+		call.Header.Set("Authorization", "Bearer "+shown)
+		_, text := do(t, c, call)
+		return text
+	}
+	for _, step := range []struct {
+		name, text          string // of the file
+		count, change, tell string // in what is answered to count, kill and whoami
+	}{
+		{"operator", "", `"count":3`, `"matched":3`, `"role":"operator"`},
+		{"viewer", token(`role = "viewer"`), `"count":3`, "permission_denied", `"role":"viewer"`},
+		{"wrong file", token(`role = "admin"`) + "\nnetwork = []", `"count":3`, "permission_denied", `"role":"viewer"`},
+		{"one network", token("role = \"operator\"\nnetworks = [\"10.0.0.1\"]"), `"count":1`, `"matched":1`, `"role":"operator"`},
+		{"other scope", "scope = \"reply\"\n" + token("role = \"operator\"\nnetworks = [\"10.99.0.0/16\"]"), `"count":0`, `"matched":0`, `"role":"operator"`},
+		{"nobody", `audit.to = "none"`, "unauthenticated", "unauthenticated", "unauthenticated"},
+		{"again", token(`role = "operator"`), `"count":3`, `"matched":3`, `"role":"operator"`},
+	} {
+		if step.text != "" {
+			f.reloadWith(t, step.text)
+		}
+		for _, one := range []struct{ method, params, want string }{
+			{"conntrack.count", "", step.count},
+			{"conntrack.kill", `{"all": true, "dry_run": true}`, step.change},
+			{"server.whoami", "", step.tell},
+		} {
+			if got := ask(one.method, one.params); !strings.Contains(got, one.want) {
+				t.Errorf("%s: %s: %s, want %s", step.name, one.method, got, one.want)
+			}
+		}
+	}
+}
+
 // TestReloadedPolicy: a request has the policy that it began with to its end, and what was replaced
 // ends with the last request that has it.
 func TestReloadedPolicy(t *testing.T) {
@@ -371,6 +418,15 @@ func TestHangup(t *testing.T) {
 		return f.Check == "configuration" && f.Severity == severityWarning && strings.Contains(f.Message, file+":3: ")
 	}) {
 		t.Errorf("doctor: %+v, %v", result, err)
+	}
+	// As logrotate does. The file that is wrong still is no reason to go on with the old one.
+	record := filepath.Join(dir, "state", auditFile)
+	if err := os.Rename(record, record+".old"); err != nil {
+		t.Fatal(err)
+	}
+	hangup("wrong")
+	if _, err := os.Stat(record); err != nil {
+		t.Errorf("the audit file wasn't opened anew: %v", err)
 	}
 	for range 20 {
 		_ = p.cmd.Process.Signal(syscall.SIGHUP)
