@@ -14,7 +14,7 @@ const maxWaiting = 64
 // stale is after how long an attempt may be made again that had to make room for newer ones.
 const stale = time.Second
 
-// oldestEach says that one in so many turns goes to who has waited the longest.
+// oldestEach says that one in so many turns goes to who has waited the longest of the same standing.
 const oldestEach = 4
 
 // standing is how likely an attempt is right, by what is known of where it comes from. Those that are
@@ -35,8 +35,8 @@ const (
 type gate struct {
 	mu    sync.Mutex
 	free  int
-	turns int
 	lists [standings][]*waiting // the latest last
+	turns [standings]int        // how many each has had
 }
 
 type waiting struct{ enter chan bool } // true: it is its turn; false: it had to make room
@@ -107,7 +107,7 @@ func (g *gate) leave() {
 			continue
 		}
 		next := len(*list) - 1
-		if g.turns++; g.turns%oldestEach == 0 {
+		if g.turns[i]++; g.turns[i]%oldestEach == 0 {
 			next = 0
 		}
 		g.take(list, next).enter <- true

@@ -42,18 +42,19 @@ func TestGate(t *testing.T) {
 		dones = append(dones, queue(t, ctx, g, at))
 	}
 	add(t.Context(), "bad", bad)
-	add(t.Context(), "oldest", clean)
+	add(t.Context(), "first", clean)
 	add(t.Context(), "older", clean)
+	add(t.Context(), "oldish", clean)
 	add(t.Context(), "old", clean)
 	add(t.Context(), "new", clean)
 	add(t.Context(), "attacked", attacked)
 	add(t.Context(), "known", known)
 	add(cancelled, "cancelled", known)
 	cancel()
-	if err := <-dones[7]; !errors.Is(err, context.Canceled) {
+	if err := <-dones[8]; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	for _, want := range []string{"known", "new", "old", "oldest", "older", "attacked", "bad"} {
+	for _, want := range []string{"known", "new", "old", "oldish", "first", "older", "attacked", "bad"} {
 		g.leave()
 		if err := <-dones[slices.Index(names, want)]; err != nil {
 			t.Errorf("%s: %v", want, err)
@@ -70,6 +71,36 @@ func TestGate(t *testing.T) {
 	if g.free != 1 {
 		t.Errorf("%d may enter, want 1", g.free)
 	}
+}
+
+// TestGateStarvesNobody: whoever comes meanwhile, of whatever standing that comes after, the first of a
+// standing gets its turn.
+func TestGateStarvesNobody(t *testing.T) {
+	g := &gate{free: 1}
+	if err := g.enter(t.Context(), clean); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	first := queue(t, ctx, g, attacked)
+	for i := range 10 * oldestEach {
+		// One in four of another standing, as the turns of the oldest are.
+		at := attacked
+		if i%oldestEach == oldestEach-1 {
+			at = clean
+		}
+		queue(t, ctx, g, at)
+		g.leave()
+		select {
+		case err := <-first:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	t.Error("the first waits still")
 }
 
 func TestGateIsBounded(t *testing.T) {
