@@ -37,7 +37,7 @@ func (s *Service) blocks(ctx context.Context, p *wire.BlocksParams) (any, error)
 }
 
 func (s *Service) unblock(ctx context.Context, p *wire.UnblockParams) (any, error) {
-	CallLogFrom(ctx).reason(p.Reason)
+	noteReason(ctx, p.Reason)
 	filter, err := readFilterOf(p.Filter, "a block", blockFields)
 	if err != nil {
 		return nil, err

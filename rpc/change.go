@@ -3,7 +3,6 @@ package rpc
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"ctd/conntrack"
@@ -100,7 +99,6 @@ func (c *change) fill(ctx context.Context) {
 	if c.call.Principal != nil && c.call.Params == nil { // what strangers send isn't recorded
 		c.call.Params, c.call.Truncated = recordedParams(c.params, c.secrets)
 	}
-	c.call.Reason = recordedReason(c.params)
 }
 
 // end records what became of a call, where it changed something or was refused.
@@ -159,6 +157,14 @@ func (c *change) by(p Principal) {
 	}
 }
 
+// noteReason notes why the caller makes a change, for the log and the record.
+func noteReason(ctx context.Context, text string) {
+	CallLogFrom(ctx).reason(text)
+	if c := changeFrom(ctx); c != nil {
+		c.call.Reason = printable(text)
+	}
+}
+
 // claim notes the name that somebody gives who isn't known.
 func (c *change) claim(name string) {
 	if c != nil {
@@ -181,17 +187,4 @@ func expectTexts(xs []conntrack.Expect) []string {
 		texts[i] = xs[i].Tuple.String()
 	}
 	return texts
-}
-
-// recordedReason returns the caller's reason.
-func recordedReason(p Params) string {
-	text, _ := p.Named["reason"].(string)
-	if len(p.Args) == 1 { // as one struct
-		if members, ok := p.Args[0].(map[string]any); ok {
-			text, _ = members["reason"].(string)
-		}
-	}
-	l := &CallLog{}
-	l.reason(text)
-	return strings.TrimSpace(l.Reason)
 }

@@ -154,6 +154,31 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// TestRecordsAsSent: what came over the wire is recorded whole, lists and objects in them too.
+func TestRecordsAsSent(t *testing.T) {
+	a, r := newRecordedAPI(tcpFlows(3)...)
+	if _, err := a.tryAs(t, wire.RoleAdmin, "conntrack.kill", `{"flows": [{"id": 1, "protocol": "tcp"}, [2]], "reason": "x"}`); err == nil {
+		t.Error("a list is no flow")
+	}
+	if _, err := a.tryAs(t, wire.RoleAdmin, "conntrack.kill", `[null, [{"id": 1, "protocol": "tcp"}]]`); err != nil {
+		t.Error(err)
+	}
+	member := func(name, value string) string {
+		return "<member><name>" + name + "</name><value>" + value + "</value></member>"
+	}
+	one := "<struct>" + member("flows", "<array><data><value><struct>"+member("id", "<int>2</int>")+"</struct></value></data></array>") + member("reason", "why") + "</struct>"
+	if _, code := a.xmlRPC(t, wire.RoleAdmin, methodCall("conntrack.kill", one)); code != 0 {
+		t.Errorf("fault %d", code)
+	}
+	want := []string{
+		`begin tester conntrack.kill matched=1 flows=1,false params=[null,[{"id":1,"protocol":"tcp"}]] reason=`, "end 7 conntrack.kill changed=1 failed=0",
+		`begin tester conntrack.kill matched=1 flows=1,false params=[{"flows":[{"id":2}],"reason":"why"}] reason=why`, "end 7 conntrack.kill changed=1 failed=0",
+	}
+	if !slices.Equal(r.lines, want) {
+		t.Errorf("\n%s\nwant\n%s", strings.Join(r.lines, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // TestRecordFails: what can't be recorded isn't done, whatever the method; reads go on.
 func TestRecordFails(t *testing.T) {
 	a, cutter := sites(t)

@@ -37,7 +37,7 @@ func (s *Service) registerChanges(r *Registry) {
 }
 
 func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error) {
-	CallLogFrom(ctx).reason(p.Reason)
+	noteReason(ctx, p.Reason)
 	table, err := s.table(ctx)
 	if err != nil {
 		return nil, err

@@ -120,15 +120,21 @@ func (l *CallLog) principal(p Principal) {
 	}
 }
 
-// reason notes why a change is made. What can't be printed becomes a question mark, so that no log
-// has a line of the caller's making.
+// reason notes why a change is made.
 func (l *CallLog) reason(text string) {
+	text = printable(text)
 	if l == nil || text == "" || text == l.Reason || strings.HasSuffix(l.Reason, "; "+text) {
 		return
 	}
 	if l.Reason != "" { // of another call of the same request
-		text = l.Reason + "; " + text
+		text = printable(l.Reason + "; " + text)
 	}
+	l.Reason = text
+}
+
+// printable returns at most maxLoggedReason bytes of a text. What can't be printed becomes a question mark,
+// so that no log has a line of the caller's making.
+func printable(text string) string {
 	if len(text) > maxLoggedReason {
 		text = text[:maxLoggedReason]
 		for len(text) > 0 { // no half rune
@@ -138,7 +144,7 @@ func (l *CallLog) reason(text string) {
 			text = text[:len(text)-1]
 		}
 	}
-	l.Reason = strings.Map(func(r rune) rune {
+	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '?'
 		}

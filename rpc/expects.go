@@ -404,7 +404,7 @@ func (r *expectKillResult) stream(_ context.Context, e encoder) error {
 }
 
 func (s *Service) expectKill(ctx context.Context, p *wire.ExpectKillParams) (any, error) {
-	CallLogFrom(ctx).reason(p.Reason)
+	noteReason(ctx, p.Reason)
 	table, err := s.table(ctx)
 	if err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ var onConflicts = map[string]conntrack.OnConflict{
 }
 
 func (s *Service) importFlows(ctx context.Context, p *wire.ImportParams) (any, error) {
-	CallLogFrom(ctx).reason(p.Reason)
+	noteReason(ctx, p.Reason)
 	if len(p.Flows) > wire.MaxImport {
 		return nil, &wire.Error{
 			Code:    wire.LimitExceeded,

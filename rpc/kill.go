@@ -12,7 +12,7 @@ import (
 )
 
 func (s *Service) kill(ctx context.Context, p *wire.KillParams) (any, error) {
-	CallLogFrom(ctx).reason(p.Reason)
+	noteReason(ctx, p.Reason)
 	table, err := s.table(ctx)
 	if err != nil {
 		return nil, err

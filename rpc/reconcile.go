@@ -32,7 +32,7 @@ func (s *Service) registerReconcile(r *Registry) {
 }
 
 func (s *Service) reconcile(ctx context.Context, p *wire.ReconcileParams) (any, error) {
-	CallLogFrom(ctx).reason(p.Reason)
+	noteReason(ctx, p.Reason)
 	r, watch, err := s.readReconcile(ctx, p)
 	if err != nil {
 		return nil, err

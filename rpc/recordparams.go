@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"unicode/utf8"
+
+	"ctd/rpc/wire"
 )
 
 const (
@@ -42,7 +44,7 @@ type paramRecorder struct {
 }
 
 func (r *paramRecorder) cut(v any) any {
-	switch v := v.(type) {
+	switch v := wire.Unpack(v).(type) {
 	case map[string]any:
 		members := make(map[string]any)
 		for _, name := range slices.Sorted(maps.Keys(v)) {
