@@ -107,6 +107,7 @@ func build(cfg Config, d Defaults, s *shared, logger *slog.Logger) (*Authenticat
 	a.certificates, more = newCertificates(cfg.Users)
 	note(more)
 	a.peers, more = newPeers(cfg.Peers, a.grants)
+	a.peers.valid = s.valid
 	note(more)
 	a.proxy, more = newProxy(cfg.Proxy)
 	note(more)

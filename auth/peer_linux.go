@@ -31,6 +31,7 @@ type peers struct {
 	groups bool // whether a rule asks for groups
 	grants *grants
 	names  userNames
+	valid  func(ask func(now *Authenticator) bool) func() bool // shared.valid; nil: principals stay valid
 }
 
 // peerRule is what one [[unix]] says.
@@ -89,11 +90,23 @@ func (p *peers) principal(c *net.UnixConn) (*Principal, error) {
 		}
 		groups = append(groups, cred.Gid)
 	}
-	grant, ok := p.grantOf(cred.Uid, groups)
+	return p.principalOf(cred.Uid, groups)
+}
+
+// principalOf returns whom the first rule lets in that fits; nil is nobody.
+func (p *peers) principalOf(uid uint32, groups []uint32) (*Principal, error) {
+	grant, ok := p.grantOf(uid, groups)
 	if !ok {
 		return nil, nil
 	}
-	return NewPrincipal(p.grants.identity(p.names.of(cred.Uid), ViaUnix, "", grant)), nil
+	id := p.grants.identity(p.names.of(uid), ViaUnix, "", grant)
+	if p.valid != nil {
+		id.Valid = p.valid(func(now *Authenticator) bool {
+			again, ok := now.peers.grantOf(uid, groups)
+			return ok && again.same(grant)
+		})
+	}
+	return NewPrincipal(id), nil
 }
 
 // isOwn tells whether a user is root, or the daemon's at present.

@@ -233,3 +233,26 @@ func BenchmarkPeer(b *testing.B) {
 		}
 	}
 }
+
+// TestPeerEnds: what a local user has begun ends when the rule that let it in goes, or says something else.
+func TestPeerEnds(t *testing.T) {
+	me := parsedGrant{role: Operator}
+	rules := func(r ...peerRule) *Authenticator { return &Authenticator{peers: &peers{rules: r, grants: testGrants()}} }
+	s := newShared(time.Now)
+	for name, tt := range map[string]struct {
+		now  *Authenticator
+		want bool
+	}{
+		"the same":     {rules(peerRule{id: 1234, grant: me}), true},
+		"by its group": {rules(peerRule{byGroup: true, id: 77, grant: me}), true},
+		"another role": {rules(peerRule{id: 1234, grant: parsedGrant{role: Viewer}}), false},
+		"no rule":      {rules(), false},
+	} {
+		s.install(tt.now)
+		p := &peers{rules: []peerRule{{id: 1234, grant: me}}, grants: testGrants(), valid: s.valid}
+		got, err := p.principalOf(1234, []uint32{77})
+		if err != nil || got == nil || got.Valid() != tt.want {
+			t.Errorf("%s: %v, %v, want valid %v", name, got, err, tt.want)
+		}
+	}
+}
