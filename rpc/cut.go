@@ -58,10 +58,9 @@ func (s *Service) readKiller(ctx context.Context, table *guarded, c *wire.Cuttin
 		}
 		return k, nil
 	}
-	if s.Cutter == nil {
+	if k.cutter = s.cutter(table); k.cutter == nil {
 		return nil, errNoCutter()
 	}
-	k.cutter = s.cutter(table)
 	k.cut.Comment = reason
 	if p := PrincipalFrom(ctx); p != nil {
 		k.cut.Comment = p.Name()
