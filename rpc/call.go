@@ -40,6 +40,9 @@ func (r *Registry) Call(ctx context.Context, name string, p Params) (result any,
 		return nil, err // a call of a batch whose caller has gone
 	}
 	if m.Role != wire.RoleSession { // which knows its caller itself
+		if !PrincipalFrom(ctx).Valid() { // a call of a batch that began before
+			return nil, errEnded()
+		}
 		if err := takeCall(PrincipalFrom(ctx)); err != nil {
 			return nil, err
 		}
@@ -49,6 +52,10 @@ func (r *Registry) Call(ctx context.Context, name string, p Params) (result any,
 		log.changed(result)
 	}
 	return result, err
+}
+
+func errEnded() error {
+	return &wire.Error{Code: wire.Unauthenticated, Message: "the credential has ended", Hint: "call again with one that counts"}
 }
 
 // takeCall takes a call from the caller's budget.

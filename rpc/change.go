@@ -41,9 +41,6 @@ func (r *Registry) withChange(ctx context.Context, name string, p Params) (conte
 	return context.WithValue(ctx, changeKey{}, c), c
 }
 
-// unknown is the number of entries where it isn't known before.
-const unknown = -1
-
 // begin is called before n entries are changed, of which some are named. It takes them from the caller's
 // budget and records the change; where it fails nothing may be changed. A call may begin several
 // times, as it finds more; all of that is one change.
@@ -52,7 +49,10 @@ func (c *change) begin(ctx context.Context, n int, flows ...string) error {
 	if c == nil || principal == nil {
 		return errNotBegun
 	}
-	if ok, room, wait := principal.TakeKills(max(0, n)); !ok {
+	if !principal.Valid() { // it ended during a call that takes long
+		return errEnded()
+	}
+	if ok, room, wait := principal.TakeKills(n); !ok {
 		return errBudget(n, room, wait)
 	}
 	if c.open {
@@ -63,10 +63,7 @@ func (c *change) begin(ctx context.Context, n int, flows ...string) error {
 		return nil
 	}
 	c.fill(ctx)
-	if n != unknown {
-		c.call.Matched = &n
-	}
-	c.call.Flows, c.call.FlowsTruncated = flows, len(flows) < n
+	c.call.Matched, c.call.Flows, c.call.FlowsTruncated = &n, flows, len(flows) < n
 	var err error
 	if c.id, err = c.auditor.Begin(c.call); err != nil {
 		return err

@@ -46,6 +46,11 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 	if err != nil {
 		return nil, err
 	}
+	if nat != nil {
+		if err := table.mayTranslate(); err != nil {
+			return nil, err
+		}
+	}
 	sel, err := readSelection(ctx, table, p.Filter, p.Flows, guards{p.Max, p.ExpectCount, p.CreatedBefore, p.All, p.Sparing})
 	if err != nil {
 		return nil, err

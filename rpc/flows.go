@@ -67,7 +67,11 @@ func (s *Service) list(ctx context.Context, p *wire.ListParams) (any, error) {
 		case filter.Uses("rate"):
 			return nil, invalidParams("zero: a rate is known only after the counters were read, and then of every flow")
 		}
-		if err := table.begin(ctx, unknown); err != nil {
+		n, err := table.Count(ctx, filter) // each of which is changed
+		if err != nil {
+			return nil, err
+		}
+		if err := table.begin(ctx, n); err != nil {
 			return nil, err
 		}
 		opts = append(opts, conntrack.Zeroing())
@@ -90,20 +94,29 @@ func (s *Service) list(ctx context.Context, p *wire.ListParams) (any, error) {
 	return l, nil
 }
 
-// maxHolding is how many lists and counts may hold flows at a time; more of them wait. It bounds the
-// memory that they take together.
-const maxHolding = 2
+const (
+	// maxHolding is how many lists and counts may hold flows at a time, which bounds the memory that they take
+	// together, and maxHoldingEach how many of one caller: those of who reads slowly keep nobody else waiting.
+	maxHolding, maxHoldingEach = 3, 1
+	// holdWait is how long more of them wait. They are in the way of the caller's other calls meanwhile.
+	holdWait = 2 * time.Second
+)
 
 // holding gives the flows of a sequence that holds some, when fewer than maxHolding others do.
 func (s *Service) holding(ctx context.Context, flows iter.Seq2[conntrack.Flow, error]) iter.Seq2[conntrack.Flow, error] {
 	return func(yield func(conntrack.Flow, error) bool) {
-		select {
-		case s.places <- struct{}{}:
-			defer func() { <-s.places }()
-		case <-ctx.Done():
-			yield(conntrack.Flow{}, ctx.Err())
+		giveBack, ok, err := s.holders.take(ctx, holdWait)
+		if err == nil && !ok {
+			err = &wire.Error{
+				Code: wire.Busy, Message: "other lists that are sorted or sampled, or counts, are under way",
+				Hint: "one by one: try again when yours has ended; a list without sort and rates never waits",
+			}
+		}
+		if err != nil {
+			yield(conntrack.Flow{}, err)
 			return
 		}
+		defer giveBack()
 		flows(yield)
 	}
 }

@@ -378,43 +378,68 @@ func TestSelectorContradicted(t *testing.T) {
 	}
 }
 
-// TestHolding holds that lists which hold flows wait for each other, and that one whose caller goes
-// waits no longer.
+// TestHolding holds that lists which hold flows wait for each other, a while, and that one whose caller
+// goes waits no longer. One caller doesn't take all there are.
 func TestHolding(t *testing.T) {
-	s := &Service{Table: conntracktest.NewFake(tcpFlows(1)...)}
-	s.Register(NewRegistry())
-	for range maxHolding {
-		s.places <- struct{}{}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() {
-		for _, err := range s.holding(ctx, s.Table.Flows(ctx, conntrack.Filter{})) {
-			if err != nil {
-				ended <- err
-				return
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{Table: conntracktest.NewFake(tcpFlows(1)...)}
+		s.Register(NewRegistry())
+		list := func(ctx context.Context) (n int, err error) {
+			for _, e := range s.holding(ctx, s.Table.Flows(ctx, conntrack.Filter{})) {
+				if err = e; err == nil {
+					n++
+				}
 			}
+			return n, err
 		}
-		ended <- nil
-	}()
-	select {
-	case err := <-ended:
-		t.Fatalf("did not wait: %v", err)
-	case <-time.After(20 * time.Millisecond):
-	}
-	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want context.Canceled", err)
-	}
-	<-s.places
-	n := 0
-	for _, err := range s.holding(t.Context(), s.Table.Flows(t.Context(), conntrack.Filter{})) {
-		if err != nil {
-			t.Fatal(err)
+		as := func(name string) context.Context {
+			return WithPrincipal(t.Context(), named{caller{wire.RoleViewer}, name})
 		}
-		n++
-	}
-	if n != 1 || len(s.places) != maxHolding-1 {
-		t.Errorf("%d flows, %d places taken", n, len(s.places))
-	}
+		var taken []func()
+		hold := func(name string) {
+			t.Helper()
+			giveBack, ok, err := s.holders.take(as(name), 0)
+			if !ok || err != nil {
+				t.Fatalf("%s holds nothing: %v", name, err)
+			}
+			taken = append(taken, giveBack)
+		}
+		hold("a")
+		if _, ok, _ := s.holders.take(as("a"), 0); ok {
+			t.Error("one caller has two")
+		}
+		if n, err := list(as("b")); n != 1 || err != nil {
+			t.Errorf("beside another's: %d, %v", n, err)
+		}
+		hold("b")
+		hold("c")
+		began := time.Now()
+		if _, err := list(as("d")); !errors.Is(err, &wire.Error{Code: wire.Busy}) || time.Since(began) != holdWait {
+			t.Errorf("after %v: %v, want busy after %v", time.Since(began), err, holdWait)
+		}
+		ctx, cancel := context.WithCancel(as("d"))
+		time.AfterFunc(time.Second, cancel)
+		if _, err := list(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want context.Canceled", err)
+		}
+		time.AfterFunc(time.Second, taken[0])
+		if n, err := list(as("d")); n != 1 || err != nil {
+			t.Errorf("after one has ended: %d, %v", n, err)
+		}
+		for _, giveBack := range taken {
+			giveBack()
+			giveBack() // twice is once
+		}
+		if s.holders.taken != 0 || len(s.holders.by) != 0 {
+			t.Errorf("%d are left: %v", s.holders.taken, s.holders.by)
+		}
+	})
 }
+
+// named is a caller with a name of its own.
+type named struct {
+	caller
+	name string
+}
+
+func (n named) Name() string { return n.name }

@@ -48,6 +48,9 @@ func (g *guarded) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NA
 	if err := g.begun(); err != nil {
 		return conntrack.Flow{}, err
 	}
+	if err := g.mayTranslate(); err != nil {
+		return conntrack.Flow{}, err
+	}
 	return g.Table.Replace(ctx, k, nat)
 }
 

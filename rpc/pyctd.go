@@ -83,7 +83,7 @@ func (p *pyctd) login(ctx context.Context, args []any) (any, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.expire()
-	if len(p.sessions) >= maxSessions {
+	if len(p.sessions) >= maxSessions || p.sessionsOf(principal.Name()) >= maxSessionsPerName {
 		return nil, &wire.Error{
 			Code: wire.Busy, Message: "too many sessions", Hint: "sessions end 10 seconds after their last call; try again then",
 		}
@@ -285,7 +285,7 @@ func (p *pyctd) kill(ctx context.Context, args []any) (any, error) {
 	}
 	var meant []conntrack.Flow
 	var failures []error
-	me := selfOf(CallerFrom(ctx), table.whole())
+	me := selfOf(CallerFrom(ctx), table)
 	me.guess = false // a page comes by no SSH session
 	for _, id := range ids {
 		f, err := p.find(ctx, table, s, id)

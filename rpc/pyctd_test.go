@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -127,12 +128,19 @@ func TestPyctdSession(t *testing.T) {
 
 func TestPyctdMaxSessions(t *testing.T) {
 	p := newPyctd(PyctdConfig{})
-	for range maxSessions {
-		p.login(t)
+	p.service.Login = func(_ context.Context, user, _ string) (Principal, error) {
+		return named{caller{wire.RoleAdmin}, user}, nil
 	}
-	p.fault(t, wire.Busy, "login", "admin", "right")
-	p.now = p.now.Add(sessionIdle + 1)
-	p.login(t)
+	for i := range maxSessions {
+		user := fmt.Sprint("user", i/maxSessionsPerName)
+		p.do(t, "login", user, "right")
+		if n := i + 1; n == maxSessionsPerName {
+			p.fault(t, wire.Busy, "login", user, "right")
+		}
+	}
+	p.fault(t, wire.Busy, "login", "another", "right")
+	p.now = p.now.Add(11 * time.Second)
+	p.do(t, "login", "another", "right")
 }
 
 func TestPyctdReader(t *testing.T) {

@@ -16,6 +16,8 @@ const (
 	sessionIdle = 10 * time.Second
 	// maxSessions bounds the sessions at a time. A page may log in each time it is loaded.
 	maxSessions = 4096
+	// maxSessionsPerName bounds those of one name, so that nobody takes all.
+	maxSessionsPerName = 1024
 	// maxHandles bounds the ids that all sessions hold together, each of some 200 bytes.
 	maxHandles = 2_000_000
 )
@@ -77,6 +79,16 @@ func (p *pyctd) expire() {
 	}
 }
 
+// sessionsOf counts the sessions of a name. p.mu is held.
+func (p *pyctd) sessionsOf(name string) (n int) {
+	for _, s := range p.sessions {
+		if s.principal.Name() == name {
+			n++
+		}
+	}
+	return n
+}
+
 // end forgets a session. p.mu is held.
 func (p *pyctd) end(s *pyctdSession) {
 	p.handles -= s.held
@@ -118,8 +130,10 @@ func (p *pyctd) session(ctx context.Context, args []any, role wire.Role) (contex
 	if s == nil {
 		return ctx, nil, errNoSession()
 	}
-	if s.active == 0 && !s.principal.Valid() {
-		p.end(s)
+	if !s.principal.Valid() {
+		if s.active == 0 {
+			p.end(s)
+		}
 		return ctx, nil, errNoSession()
 	}
 	s.used = p.now()

@@ -43,15 +43,14 @@ func (s *Service) reconcile(ctx context.Context, p *wire.ReconcileParams) (any, 
 	if watch == 0 {
 		return r.done(r.settle(ctx))
 	}
-	select {
-	case s.watches <- struct{}{}:
-		defer func() { <-s.watches }()
-	default:
+	giveBack, ok, _ := s.watches.take(ctx, 0)
+	if !ok {
 		return nil, &wire.Error{
-			Code: wire.Busy, Message: fmt.Sprintf("watch: %d others are under way, which is all there may be", maxWatches),
+			Code: wire.Busy, Message: fmt.Sprintf("watch: others are under way: there may be %d, and %d of one caller", maxWatches, maxWatchesEach),
 			Hint: "try again when one has ended, or reconcile without watch",
 		}
 	}
+	defer giveBack()
 	return r.done(r.watch(ctx, watch, s.Stopping))
 }
 

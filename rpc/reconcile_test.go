@@ -431,7 +431,7 @@ func TestWatch(t *testing.T) {
 		stopping := make(chan struct{})
 		a.service.Stopping = stopping
 		var all []func() (wire.ReconcileResult, error)
-		for range maxWatches {
+		for range maxWatchesEach {
 			all = append(all, a.watching(t, t.Context(), map[string]any{"filter": rule, "watch": 600}))
 		}
 		a.refused(t, "conntrack.reconcile", `{"filter": "dst=10.0.0.53", "watch": 1}`, wire.Busy, "without watch")

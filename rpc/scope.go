@@ -102,16 +102,32 @@ func (g *guarded) errOutside(what string) error {
 	}
 }
 
-// mayMake returns an error for a flow that is outside of the caller's networks.
+// mayMake returns an error for a flow of which a direction is outside of the caller's networks: one whose
+// packets, or answers, would be others'.
 func (g *guarded) mayMake(what string, f *conntrack.Flow) error {
-	made := *f
-	if made.Reply.IsZero() {
-		made.Reply = made.Orig.Inverse()
+	reply := f.Reply
+	if reply.IsZero() {
+		reply = f.Orig.Inverse()
 	}
-	if !g.has(&made) {
+	switch {
+	case !g.hasTuples(&f.Orig):
 		return g.errOutside(what)
+	case !g.hasTuples(&reply):
+		return g.errOutside("the reply direction of " + what)
 	}
 	return nil
+}
+
+// mayTranslate returns an error for a caller who is bound to networks: other addresses and ports are, or may
+// become, others', and whether they are free would tell of flows outside.
+func (g *guarded) mayTranslate() error {
+	if !g.isBound() {
+		return nil
+	}
+	return &wire.Error{
+		Code: wire.PermissionDenied, Message: "set.nat: callers who are bound to networks can't translate addresses",
+		Hint: "kill the flow instead; ask somebody who isn't bound where it has to be translated otherwise",
+	}
 }
 
 // Flows is Table's.

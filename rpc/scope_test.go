@@ -199,6 +199,10 @@ func TestScopeChanges(t *testing.T) {
 		{`expect.flush {"all": true}`, wire.PermissionDenied, "[1 2 3 4 5]"},
 		{`conntrack.create {"flow": {"protocol": "udp", "orig": {"src": "10.9.0.1", "dst": "192.0.2.1", "sport": 1, "dport": 2}, "timeout": 9}}`, wire.PermissionDenied, "[1 2 3 4 5]"},
 		{`conntrack.create {"flow": {"protocol": "udp", "orig": {"src": "10.1.0.7", "dst": "192.0.2.1", "sport": 1, "dport": 2}, "timeout": 9}}`, "", "[1 2 3 4 5 6]"},
+		{`conntrack.create {"flow": {"protocol": "udp", "orig": {"src": "10.1.0.7", "dst": "192.0.2.1", "sport": 1, "dport": 2}, "reply": {"src": "10.9.0.66", "dst": "10.9.0.5"}, "timeout": 9}}`, wire.PermissionDenied, "[1 2 3 4 5]"},
+		{`conntrack.create {"dry_run": true, "flow": {"protocol": "udp", "orig": {"src": "10.1.0.7", "dst": "192.0.2.1", "sport": 1, "dport": 2}, "reply": {"src": "10.2.0.80", "dst": "198.51.100.9"}, "timeout": 9}}`, wire.PermissionDenied, "[1 2 3 4 5]"},
+		{`conntrack.modify {"all": true, "set": {"nat": {"src": "10.9.0.5:1234"}}}`, wire.PermissionDenied, "[1 2 3 4 5]"},
+		{`conntrack.modify {"all": true, "dry_run": true, "set": {"nat": {"dst": "198.51.100.2:53"}}}`, wire.PermissionDenied, "[1 2 3 4 5]"},
 		{`conntrack.import {"flows": [{"protocol": "udp", "orig": {"src": "10.9.0.1", "dst": "192.0.2.1", "sport": 1, "dport": 2}, "timeout": 9}]}`, wire.PermissionDenied, "[1 2 3 4 5]"},
 		{`conntrack.import {"on_conflict": "replace", "flows": [{"protocol": "udp", "orig": {"src": "10.1.0.9", "dst": "192.0.2.1", "sport": 1, "dport": 2}, "timeout": 9}]}`, wire.PermissionDenied, "[1 2 3 4 5]"},
 	} {
@@ -261,4 +265,27 @@ func TestSessionEnds(t *testing.T) {
 	}
 	ended = true
 	p.fault(t, wire.Unauthenticated, "view", sid)
+	// Nor does a call that is under way keep a session, or a batch.
+	ended = false
+	sessions := newPyctdSessions(p.api.service)
+	got, err := sessions.login(t.Context(), []any{"branch", "right"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := sessions.session(t.Context(), []any{got}, wire.RoleViewer); err != nil {
+		t.Fatal(err)
+	}
+	ended = true
+	if _, _, err := sessions.session(t.Context(), []any{got}, wire.RoleViewer); err == nil {
+		t.Error("a session goes on beside a call of its own")
+	}
+	b := boundTo(wire.RoleAdmin)
+	b.ended = &ended
+	if _, err := p.as(t, b, "conntrack.count", ""); err == nil || err.Code != wire.Unauthenticated {
+		t.Errorf("a call of a batch after the end: %v", err)
+	}
+	ctx, c := p.withChange(WithPrincipal(t.Context(), b), "conntrack.reconcile", Params{})
+	if err := c.begin(ctx, 1); err == nil || c.open {
+		t.Error("a call that takes long goes on to change")
+	}
 }

@@ -56,7 +56,7 @@ func readSelection(ctx context.Context, table *guarded, filter wire.Filter, flow
 		return nil, invalidParams("expect_count: %d is below 0", *g.expectCount)
 	}
 	var err error
-	if sel.self, err = newSelf(ctx, table.whole(), g.Sparing); err != nil {
+	if sel.self, err = newSelf(ctx, table, g.Sparing); err != nil {
 		return nil, err
 	}
 	if sel.filter, err = readFilter(filter); err != nil {

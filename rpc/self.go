@@ -48,7 +48,7 @@ type ends struct{ remote, local netip.AddrPort }
 // which takes SSH_CONNECTION away; then every SSH session to the router may be the one. So it is where
 // the session that is named has ended, as in a tmux that was begun in an earlier one.
 type self struct {
-	table Table // the whole of it
+	table Table
 	own   []ends
 	ssh   *ends // the session that the caller names
 	guess bool  // look for sessions that nobody named

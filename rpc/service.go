@@ -84,8 +84,8 @@ type Service struct {
 	// Stopping is closed when the daemon begins to stop, which ends what would take long; nil: never.
 	Stopping <-chan struct{}
 
-	places  chan struct{} // of maxHolding
-	watches chan struct{} // of maxWatches
+	holders *turns
+	watches *turns
 
 	// For tests; the real ones where nil or 0.
 	now        func() time.Time
@@ -95,8 +95,8 @@ type Service struct {
 
 // Register adds all methods of s to r.
 func (s *Service) Register(r *Registry) {
-	s.places = make(chan struct{}, maxHolding)
-	s.watches = make(chan struct{}, maxWatches)
+	s.holders = newTurns(maxHolding, maxHoldingEach)
+	s.watches = newTurns(maxWatches, maxWatchesEach)
 	r.SetAuditor(s.Auditor)
 	s.registerFlows(r)
 	s.registerChanges(r)

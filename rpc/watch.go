@@ -12,9 +12,11 @@ import (
 )
 
 const (
-	// maxWatch is how long a reconcile may watch, and maxWatches how many may at a time.
-	maxWatch   = 10 * time.Minute
-	maxWatches = 4
+	// maxWatch is how long a reconcile may watch, maxWatches how many may at a time, and maxWatchesEach how
+	// many of one caller.
+	maxWatch       = 10 * time.Minute
+	maxWatches     = 4
+	maxWatchesEach = 2
 	// maxWaiting is how many new flows wait to be killed; more wait in the kernel.
 	maxWaiting = 1024
 	// watchPass is the time between the passes of a watch that can't judge new flows, and lostPass the

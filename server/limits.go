@@ -50,7 +50,7 @@ func (p *places) of(r *http.Request) (work, sent *room, whose string) {
 	_, unix := unixConnection(r.Context())
 	switch {
 	case principal == nil:
-		return p.strangers, p.strangersSent, visitOf(r.Context()).from.String()
+		return p.strangers, p.strangersSent, networkOf(visitOf(r.Context()).from).String()
 	case unix:
 		return p.unix, p.unixSent, principal.Name()
 	}
@@ -128,6 +128,10 @@ func (s *Server) placed(next http.Handler) http.Handler {
 		if err != nil {
 			s.busy(w, r, "too many requests are under way")
 			return
+		}
+		if rpc.PrincipalFrom(r.Context()) == nil {
+			// net/http lifts it once the body is read. Connections that have no deadlines, as in tests, are left alone.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timing.strangerRead))
 		}
 		p := &placedWriter{ResponseWriter: w, r: r, server: s, leave: leave, sent: sent, whose: whose}
 		defer p.end()

@@ -60,13 +60,13 @@ func setHeaders(h http.Header) {
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 }
 
-// checkHost refuses a name that isn't the daemon's. On loopback no other can be meant. Elsewhere every
-// name will do as long as none is set, since the daemon can't know them, and others than callers with
+// checkHost refuses a name that isn't the daemon's. On loopback no other can be meant. Elsewhere, and behind a
+// trusted proxy, every name will do as long as none is set, since the daemon can't know them, and others than callers with
 // credentials get nothing there either.
 func checkHost(r *http.Request, v *visit) *wire.Error {
 	local := rpc.CallerFrom(r.Context()).Local.Addr()
 	hosts := v.policy.cfg.Hosts
-	if !local.IsValid() || v.proxied || !local.IsLoopback() && len(hosts) == 0 {
+	if !local.IsValid() || (v.proxied || !local.IsLoopback()) && len(hosts) == 0 {
 		return nil
 	}
 	host := hostname(r.Host)

@@ -35,7 +35,9 @@ const gcPercent = 50
 type timing struct {
 	readHeader time.Duration // for the header of a request
 	read       time.Duration // for a whole request
-	idle       time.Duration // between two requests of a connection
+	// strangerRead is for the rest of the request of a caller who isn't known, which takes one of few places.
+	strangerRead time.Duration
+	idle         time.Duration // between two requests of a connection
 	// writeStall is how long an answer may be left unread before the connection is cut. It
 	// counts from each piece that is sent, so that a long list to a slow caller may take its
 	// time.
@@ -46,7 +48,7 @@ type timing struct {
 
 func defaultTiming() timing {
 	return timing{
-		readHeader: 10 * time.Second, read: time.Minute, idle: 2 * time.Minute,
+		readHeader: 10 * time.Second, read: time.Minute, strangerRead: 5 * time.Second, idle: 2 * time.Minute,
 		writeStall: 30 * time.Second, grace: 10 * time.Second,
 	}
 }
