@@ -21,7 +21,7 @@ func (a *Authenticator) Password(ctx context.Context, from netip.Addr, name, pas
 	if checkName(name) != "" {
 		name = ""
 	}
-	at, s := newAttempt(from, byPassword, name), a.shared
+	at, s := newAttempt(from, byPassword, name).by(ctx), a.shared
 	acc := a.account(name)
 	anywhere := s.remembered.proof(name, acc.hash, password, netip.Addr{})
 	here := s.remembered.proof(name, acc.hash, password, at.who.from)
@@ -141,7 +141,7 @@ func (a *Authenticator) Bearer(ctx context.Context, from netip.Addr, secret stri
 	if a.oidc != nil && isJWT(secret) {
 		kind = byOIDC
 	}
-	s, at := a.shared, newAttempt(from, kind, "")
+	s, at := a.shared, newAttempt(from, kind, "").by(ctx)
 	if from.IsValid() { // local callers share no address, and a token isn't found by trying
 		if wait := s.slowing.wait(at); wait > 0 {
 			return nil, &SlowedError{Wait: wait}

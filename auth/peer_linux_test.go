@@ -237,7 +237,9 @@ func BenchmarkPeer(b *testing.B) {
 // TestPeerEnds: what a local user has begun ends when the rule that let it in goes, or says something else.
 func TestPeerEnds(t *testing.T) {
 	me := parsedGrant{role: Operator}
-	rules := func(r ...peerRule) *Authenticator { return &Authenticator{peers: &peers{rules: r, grants: testGrants()}} }
+	rules := func(r ...peerRule) *Authenticator {
+		return &Authenticator{peers: &peers{rules: r, grants: testGrants()}}
+	}
 	s := newShared(time.Now)
 	for name, tt := range map[string]struct {
 		now  *Authenticator

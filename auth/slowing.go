@@ -1,7 +1,10 @@
 package auth
 
 import (
+	"context"
+	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -52,7 +55,10 @@ const (
 type offender struct {
 	from netip.Addr // IPv6: the network; zero for local callers
 	kind attemptKind
-	name string // only of local callers, who share no address
+	// Of local callers, who have no address: the name, and the local user where that is known, so that none
+	// keeps another from a name.
+	name string
+	user string
 }
 
 // offences are an offender's.
@@ -101,6 +107,25 @@ func newAttempt(from netip.Addr, kind attemptKind, name string) attempt {
 	case a.who.from.Is6():
 		network, _ := a.who.from.Prefix(ipv6Bits) // of a right length
 		a.who.from = network.Addr()
+	}
+	return a
+}
+
+type localUserKey struct{}
+
+// WithLocalUser returns a context whose attempts are those of the process at the other end of a Unix socket.
+func WithLocalUser(ctx context.Context, c *net.UnixConn) context.Context {
+	cred, err := peerCredentials(c)
+	if err != nil {
+		return ctx // as all local callers who aren't known
+	}
+	return context.WithValue(ctx, localUserKey{}, strconv.FormatUint(uint64(cred.Uid), 10))
+}
+
+// by returns the attempt as the context's local user's, where it has no address.
+func (a attempt) by(ctx context.Context) attempt {
+	if !a.who.from.IsValid() {
+		a.who.user, _ = ctx.Value(localUserKey{}).(string)
 	}
 	return a
 }

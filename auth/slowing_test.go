@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -277,5 +278,25 @@ func TestRankedTable(t *testing.T) {
 	r.sweep(func(v *int) bool { return *v != 4 })
 	if r.len() != 1 || r.get("d") == nil {
 		t.Errorf("%d are left", r.len())
+	}
+}
+
+// TestLocalUsersApart: a local user who guesses doesn't keep another from the same name.
+func TestLocalUsersApart(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := newSlowing(func() time.Time { return now })
+	of := func(user string) attempt {
+		return newAttempt(netip.Addr{}, byPassword, "bob").by(context.WithValue(t.Context(), localUserKey{}, user))
+	}
+	for range 50 {
+		if at := of("1000"); s.begin(&at) == 0 {
+			s.end(at, true)
+		}
+	}
+	if s.wait(of("1000")) == 0 {
+		t.Error("who guesses isn't slowed")
+	}
+	if wait := s.wait(of("1001")); wait != 0 {
+		t.Errorf("another local user waits %v", wait)
 	}
 }

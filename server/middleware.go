@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"ctd/auth"
 	"ctd/rpc"
 	"ctd/rpc/wire"
 )
@@ -23,6 +24,9 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		ctx := rpc.WithCallLog(r.Context(), log)
 		ctx = context.WithValue(ctx, visitKey{}, visit)
 		ctx = rpc.WithCaller(ctx, caller)
+		if c, ok := unixConnection(ctx); ok {
+			ctx = auth.WithLocalUser(ctx, c)
+		}
 		cut := true // unless the handler returns, the connection is cut
 		defer func() {
 			s.logRequest(r, out, log, visit, cut, time.Since(began))
