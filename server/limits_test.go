@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -164,6 +165,7 @@ func get(t *testing.T, url string) *http.Request {
 // no caller who is known.
 func TestStrangersAtATime(t *testing.T) {
 	f := newFixture(t, Config{}, tcpFlows(10)...)
+	f.timing.strangerRead = conntracktest.Slow(2 * time.Second)
 	r := f.start(t)
 	const header = "POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/xml\r\n"
 	for range strangerRequestsPerAddress {
@@ -180,7 +182,7 @@ func TestStrangersAtATime(t *testing.T) {
 	conntracktest.Eventually(t, "they are at work", func() bool {
 		strangers.mu.Lock()
 		defer strangers.mu.Unlock()
-		c := strangers.callers["127.0.0.1"]
+		c := strangers.callers["127.0.0.1/32"]
 		return c != nil && c.count == strangerRequestsPerAddress
 	})
 	c, err := net.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
@@ -202,6 +204,22 @@ func TestStrangersAtATime(t *testing.T) {
 	began := time.Now()
 	if status, body := do(t, tcpClient(t), jsonCall(t, r.tcp+"/rpc", "conntrack.count", "")); status != 200 || time.Since(began) > conntracktest.Slow(500*time.Millisecond) {
 		t.Errorf("who is known: %d after %v: %s", status, time.Since(began), body)
+	}
+	conntracktest.Eventually(t, "they have had their time", func() bool {
+		strangers.mu.Lock()
+		defer strangers.mu.Unlock()
+		return len(strangers.callers) == 0
+	})
+}
+
+// TestNetworkOf: an IPv6 host has a /64 to call from, which counts as one.
+func TestNetworkOf(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1/32", "2001:db8::1": "2001:db8::/64", "2001:db8::ffff:1:2": "2001:db8::/64", "fe80::1%eth0": "fe80::/64",
+	} {
+		if got := networkOf(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
 	}
 }
 
