@@ -346,7 +346,7 @@ func TestRemembersOverReload(t *testing.T) {
 	if ok, _, _ := f.must(f.login("jane", "secret")).TakeKills(1); ok {
 		t.Error("the budget began anew")
 	}
-	f.a.shared.gate.free = 0 // nothing can be hashed
+	f.a.shared.gate.most = [standings]int{} // nothing can be hashed
 	if _, err := f.login("jane", "secret"); err != nil {
 		t.Errorf("a right password is forgotten: %v", err)
 	}
@@ -387,7 +387,8 @@ func TestSlowedKnown(t *testing.T) {
 // TestSameAtOnce: a browser's many first requests are one attempt.
 func TestSameAtOnce(t *testing.T) {
 	f := newFixture(t, nil)
-	if f.a.shared.gate.free = 1; f.a.shared.gate.enter(t.Context(), clean) != nil {
+	f.a.shared.gate = oneByOne()
+	if f.a.shared.gate.enter(t.Context(), clean) != nil {
 		t.Fatal("the gate is closed")
 	}
 	const many = 3 * maxPending

@@ -29,25 +29,33 @@ const (
 	standings
 )
 
-// gate bounds how many passwords are hashed at a time: half of the processors are left to all else. Of
-// the same standing who came last is mostly served first, as under attack the first to come have given
-// up the first. Where too many wait, the first to come of the worst standing goes.
+// gate bounds how many passwords are hashed at a time: guesses take half of the processors at most, and what
+// is likely to be right may take the others too, so that it doesn't wait for a guess to end. Of the same
+// standing who came last is mostly served first, as under attack the first to come have given up the
+// first. Where too many wait, the first to come of the worst standing goes.
 type gate struct {
 	mu    sync.Mutex
-	free  int
+	busy  int
+	most  [standings]int        // how many may be hashed for one of a standing to begin
 	lists [standings][]*waiting // the latest last
 	turns [standings]int        // how many each has had
 }
 
 type waiting struct{ enter chan bool } // true: it is its turn; false: it had to make room
 
-func newGate() *gate { return &gate{free: max(1, runtime.GOMAXPROCS(0)/2)} }
+func newGate() *gate { return newGateOf(runtime.GOMAXPROCS(0)) }
+
+func newGateOf(processors int) *gate {
+	half := max(1, processors/2)
+	all := max(2, processors)
+	return &gate{most: [standings]int{known: all, clean: all, attacked: half, bad: half}}
+}
 
 // enter waits for a turn, which leave ends. The error is a *SlowedError, or the context's.
 func (g *gate) enter(ctx context.Context, at standing) error {
 	g.mu.Lock()
-	if g.free > 0 {
-		g.free--
+	if g.busy < g.most[at] {
+		g.busy++
 		g.mu.Unlock()
 		return nil
 	}
@@ -101,17 +109,18 @@ func (g *gate) take(list *[]*waiting, i int) *waiting {
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.busy--
 	for i := range g.lists {
 		list := &g.lists[i]
-		if len(*list) == 0 {
+		if len(*list) == 0 || g.busy >= g.most[i] {
 			continue
 		}
 		next := len(*list) - 1
 		if g.turns[i]++; g.turns[i]%oldestEach == 0 {
 			next = 0
 		}
+		g.busy++
 		g.take(list, next).enter <- true
 		return
 	}
-	g.free++
 }

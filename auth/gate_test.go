@@ -29,8 +29,41 @@ func queue(t *testing.T, ctx context.Context, g *gate, at standing) chan error {
 	}
 }
 
+// oneByOne is a gate where one is in at a time.
+func oneByOne() *gate { return &gate{most: [standings]int{1, 1, 1, 1}} }
+
+// TestGateReserve: what is likely to be right doesn't wait for a guess to end, and guesses don't take its
+// place.
+func TestGateReserve(t *testing.T) {
+	g := newGateOf(2)
+	for _, at := range []standing{attacked, clean} {
+		if err := g.enter(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	guess, right := queue(t, t.Context(), g, bad), queue(t, t.Context(), g, known)
+	g.leave() // one of the two
+	if err := <-right; err != nil {
+		t.Error(err)
+	}
+	g.leave()
+	select {
+	case <-guess:
+		t.Error("a guess took the place that is kept")
+	case <-time.After(20 * time.Millisecond):
+	}
+	g.leave()
+	if err := <-guess; err != nil {
+		t.Error(err)
+	}
+	g.leave()
+	if g.busy != 0 {
+		t.Errorf("%d are in, want none", g.busy)
+	}
+}
+
 func TestGate(t *testing.T) {
-	g := &gate{free: 1}
+	g := oneByOne()
 	if err := g.enter(t.Context(), clean); err != nil {
 		t.Fatal(err)
 	}
@@ -68,15 +101,15 @@ func TestGate(t *testing.T) {
 		}
 	}
 	g.leave()
-	if g.free != 1 {
-		t.Errorf("%d may enter, want 1", g.free)
+	if g.busy != 0 {
+		t.Errorf("%d are in, want none", g.busy)
 	}
 }
 
 // TestGateStarvesNobody: whoever comes meanwhile, of whatever standing that comes after, the first of a
 // standing gets its turn.
 func TestGateStarvesNobody(t *testing.T) {
-	g := &gate{free: 1}
+	g := oneByOne()
 	if err := g.enter(t.Context(), clean); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +137,7 @@ func TestGateStarvesNobody(t *testing.T) {
 }
 
 func TestGateIsBounded(t *testing.T) {
-	g := &gate{free: 1}
+	g := oneByOne()
 	if err := g.enter(t.Context(), clean); err != nil {
 		t.Fatal(err)
 	}
