@@ -112,6 +112,9 @@ func build(cfg Config, d Defaults, s *shared, logger *slog.Logger) (*Authenticat
 	a.proxy, more = newProxy(cfg.Proxy)
 	note(more)
 	a.oidc, more = newOIDC(cfg.OIDC, a.grants, logger)
+	if a.oidc != nil {
+		a.oidc.valid = s.valid
+	}
 	note(more)
 	for _, u := range a.users {
 		if u.hash != "" {
@@ -159,7 +162,15 @@ func (a *Authenticator) Certificate(cert *x509.Certificate) *Principal {
 	if name == "" {
 		return nil
 	}
-	return a.userPrincipal(name, ViaCertificate, credential)
+	id, ok := a.userIdentity(name, ViaCertificate, credential, func(now *Authenticator) bool {
+		whose, _ := now.certificates.user(cert)
+		return whose == name
+	})
+	if !ok {
+		return nil
+	}
+	id.Expires = cert.NotAfter
+	return NewPrincipal(id)
 }
 
 // Peer recognises the process at the other end of a Unix socket; nil is nobody.
@@ -170,8 +181,9 @@ func (a *Authenticator) ProxyUser(name string) *Principal {
 	if checkName(name) != "" {
 		return nil
 	}
-	if p := a.userPrincipal(name, ViaProxy, ""); p != nil {
-		return p
+	trusted := func(now *Authenticator) bool { return now.proxy.any() }
+	if id, ok := a.userIdentity(name, ViaProxy, "", trusted); ok {
+		return NewPrincipal(id)
 	}
 	role := a.proxyRole
 	if role.rank() == 0 {
@@ -180,7 +192,7 @@ func (a *Authenticator) ProxyUser(name string) *Principal {
 	id := a.grants.identity(name, ViaProxy, "", parsedGrant{role: role})
 	id.Valid = a.shared.valid(func(a *Authenticator) bool {
 		_, now := a.user(name)
-		return !now && a.proxyRole == role
+		return !now && a.proxyRole == role && trusted(a)
 	})
 	return NewPrincipal(id)
 }

@@ -446,7 +446,7 @@ func (f *fixture) waiting() int {
 }
 
 func TestProxyUser(t *testing.T) {
-	f := newFixture(t, nil)
+	f := newFixture(t, func(f *fixture) { f.cfg.Proxy.Addresses = []string{"192.0.2.9"} })
 	p := f.must(f.a.ProxyUser("jane"), nil)
 	if p.Role() != "operator" || p.Via() != "proxy" {
 		t.Errorf("%s by %s", p.Role(), p.Via())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -47,6 +48,7 @@ type oidcVerifier struct {
 	grants *grants
 	logger *slog.Logger
 	client *issuerClient
+	valid  func(ask func(now *Authenticator) bool) func() bool // shared.valid; nil: principals stay valid
 
 	ctx    context.Context // ends with the verifier
 	cancel context.CancelFunc
@@ -160,11 +162,18 @@ func (v *oidcVerifier) verify(ctx context.Context, raw string) (*Principal, erro
 	if !ok {
 		return nil, v.refused(ctx, fmt.Errorf("no [[oidc.grant]] fits the claim %s of %q", v.cfg.RoleClaim, token.Subject), outcome)
 	}
-	id := v.grants.identity(nameOf(claims, v.cfg.NameClaim, token.Subject), ViaOIDC, cleanName(token.Subject)+"@"+token.Issuer, grant)
-	id.Expires = token.Expiry
-	// After a reload other grants may count: sessions begin anew.
-	id.Valid = func() bool { return v.ctx.Err() == nil }
-	return NewPrincipal(id), nil
+	name := nameOf(claims, v.cfg.NameClaim, token.Subject)
+	return NewPrincipal(v.identityOf(name, cleanName(token.Subject)+"@"+token.Issuer, grant, token.Expiry)), nil
+}
+
+// identityOf is whom a token shows. It is valid as long as a token like it would be.
+func (v *oidcVerifier) identityOf(name, credential string, grant parsedGrant, expires time.Time) Identity {
+	id := v.grants.identity(name, ViaOIDC, credential, grant)
+	id.Expires = expires
+	if v.valid != nil {
+		id.Valid = v.valid(func(now *Authenticator) bool { return now.oidc != nil && reflect.DeepEqual(now.oidc.cfg, v.cfg) })
+	}
+	return id
 }
 
 // refused turns an error into one that callers may see, and logs it.

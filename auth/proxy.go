@@ -61,6 +61,9 @@ func (p *proxy) trusts(from netip.Addr) bool {
 	return false
 }
 
+// any tells whether a proxy is trusted at all.
+func (p *proxy) any() bool { return len(p.networks) > 0 || len(p.uids) > 0 }
+
 // trustsPeer tells whether the process at the other end of a Unix socket is a proxy.
 func (p *proxy) trustsPeer(c *net.UnixConn) bool {
 	if len(p.uids) == 0 {

@@ -113,19 +113,19 @@ func (a *Authenticator) passwordPrincipal(acc account) *Principal {
 	return NewPrincipal(id)
 }
 
-// userPrincipal is a user who was recognised by something else than a password; nil where there is no
-// such user. It is valid as long as the rights are the same.
-func (a *Authenticator) userPrincipal(name string, via Via, credential string) *Principal {
+// userIdentity is a user who was recognised by something else than a password. It is valid as long as the
+// rights are the same and still says that what was shown shows the user.
+func (a *Authenticator) userIdentity(name string, via Via, credential string, still func(now *Authenticator) bool) (id Identity, ok bool) {
 	u, ok := a.user(name)
 	if !ok {
-		return nil
+		return Identity{}, false
 	}
-	id := a.grants.identity(name, via, credential, u.grant)
+	id = a.grants.identity(name, via, credential, u.grant)
 	id.Valid = a.shared.valid(func(a *Authenticator) bool {
 		now, ok := a.user(name)
-		return ok && now.grant.same(u.grant)
+		return ok && now.grant.same(u.grant) && still(a)
 	})
-	return NewPrincipal(id)
+	return id, true
 }
 
 // costliest returns the cost of the costliest hash that there is, which those wait for who have another or
