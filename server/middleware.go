@@ -124,19 +124,28 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// forViewers lets only callers through who may read.
+// forViewers lets only callers through who may read, as a method for viewers would.
 func (s *Server) forViewers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch p := rpc.PrincipalFrom(r.Context()); {
+		p := rpc.PrincipalFrom(r.Context())
+		switch {
 		case p == nil:
-			rpc.WriteError(w, r, &wire.Error{
+			s.refuse(w, r, &wire.Error{
 				Code: wire.Unauthenticated, Message: "the caller is not known",
 				Hint: "send the token as Authorization: Bearer TOKEN, or as the password of Basic",
 			})
+			return
 		case !p.May(wire.RoleViewer):
-			rpc.WriteError(w, r, &wire.Error{Code: wire.PermissionDenied, Message: r.URL.Path + " needs the role " + wire.RoleViewer})
-		default:
-			next.ServeHTTP(w, r)
+			s.refuse(w, r, &wire.Error{Code: wire.PermissionDenied, Message: r.URL.Path + " needs the role " + wire.RoleViewer})
+			return
 		}
+		if v := visitOf(r.Context()); p.TakeCall() > 0 {
+			v.wait = time.Second
+			s.refuse(w, r, &wire.Error{
+				Code: wire.RateLimited, Message: "you have made as many calls as you may in a minute", Hint: "try again in a while",
+			})
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
 }
