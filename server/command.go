@@ -74,7 +74,7 @@ Examples:
   ctd serve
   ctd serve --rtsp
   ctd serve --config /etc/ctd/ctd.toml --log-level debug
-  ctd serve --netns router --listen 127.0.0.1:8421 --socket /run/ctd-router/ctd.sock`
+  ctd serve --netns router --listen 127.0.0.1:8421 --socket /run/ctd-router/ctd.sock --state-dir /var/lib/ctd-router`
 
 // helpShown is the panic that leaves kong once it has printed the help.
 type helpShown struct{}

@@ -212,7 +212,7 @@ func withHint(err error) error {
 	case errors.Is(err, os.ErrPermission):
 		return &hintError{err, "run it as root, or with CAP_NET_ADMIN (CAP_SYS_ADMIN for --netns) and a --socket in a folder that is yours"}
 	case errors.Is(err, errInUse):
-		return &hintError{err, "another daemon is there; stop it, or give --listen and --socket of your own"}
+		return &hintError{err, "another daemon is there; stop it, or give --listen, --socket and --state-dir of your own"}
 	case errors.Is(err, auth.ErrTokenLocked):
 		return &hintError{err, "each daemon writes its token beside its socket: wait until the other one has ended, or give this one a --socket in a folder of its own"}
 	}
