@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
@@ -125,7 +124,11 @@ func decodeTokens(text []byte) (map[tokenHash]tokenEntry, error) {
 
 // decodeTables reads TOML. An unknown key is an error, as it is in the configuration.
 func decodeTables(text []byte, into any) error {
-	meta, err := toml.NewDecoder(bytes.NewReader(text)).Decode(into)
+	err := CheckTOMLDepth(string(text))
+	var meta toml.MetaData
+	if err == nil {
+		meta, err = toml.Decode(string(text), into)
+	}
 	var parse toml.ParseError
 	if errors.As(err, &parse) { // its own text shows the line, in which there may be a hash
 		return fmt.Errorf("line %d: %s", parse.Position.Line, parse.Message)
