@@ -96,7 +96,7 @@ func (v *verb) exit(err error) int {
 	case errors.Is(err, fs.ErrPermission):
 		e.status, e.hint = wire.ExitRefused, "run it as root, or as the user that the daemon runs as"
 	case errors.As(err, &file):
-		e.hint = "look at " + fileMend(file) + "; nothing was changed"
+		e.hint = "nothing was changed; mend the file first: " + fileMend(file)
 	}
 	fmt.Fprintf(v.stderr, "ctd: %s: %s\n", v.name, e.text)
 	if e.hint != "" {
