@@ -134,12 +134,12 @@ func (a *Authenticator) openFiles(cfg Config, before *Authenticator) {
 	if old := before.usersFile; old != nil && old.path == cfg.UsersFile {
 		a.usersFile = old
 	} else if cfg.UsersFile != "" {
-		a.usersFile = watch(cfg.UsersFile, now, a.logger, decodeUsers)
+		a.usersFile = watch(cfg.UsersFile, now, a.logger, watchedKind{guarded: true}, decodeUsers)
 	}
 	if old := before.tokensFile; old != nil && old.path == cfg.TokensFile {
 		a.tokensFile = old
 	} else if cfg.TokensFile != "" {
-		a.tokensFile = watch(cfg.TokensFile, now, a.logger, decodeTokens)
+		a.tokensFile = watch(cfg.TokensFile, now, a.logger, watchedKind{guarded: true}, decodeTokens)
 	}
 	for _, path := range cfg.Passwords.Files {
 		i := slices.IndexFunc(before.passwordFiles, func(f *passwordFile) bool { return f.path == path })

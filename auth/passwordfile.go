@@ -35,10 +35,7 @@ type passwordFile struct {
 
 func newPasswordFile(path string, now func() time.Time, logger *slog.Logger) *passwordFile {
 	f := &passwordFile{path: path, logger: logger, replaced: map[string]passwordLine{}}
-	f.lines = watch(path, now, logger, f.parse)
-	if _, err := stateOf(path); err != nil {
-		logger.Warn("a password file can't be read; nobody of it is let in until it can", "file", path, "error", err)
-	}
+	f.lines = watch(path, now, logger, watchedKind{needed: true}, f.parse)
 	return f
 }
 

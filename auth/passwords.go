@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/bcrypt"
 )
@@ -22,19 +24,31 @@ const (
 	maxCost = 15
 )
 
-// Errors of HashPassword.
+// Errors of CheckPassword. HashPassword has those but the last, which passwords of other programs may have.
 var (
 	ErrPasswordEmpty   = errors.New("the password is empty")
 	ErrPasswordTooLong = fmt.Errorf("the password has more than %d bytes, of which bcrypt would see no more; take a shorter one", maxPassword)
+	ErrPasswordText    = errors.New("the password has control characters or is no UTF-8, so that not everything could send it; take another")
 )
+
+// CheckPassword says what keeps a new password from being taken: one of the errors of HashPassword, or
+// ErrPasswordText.
+func CheckPassword(password string) error {
+	switch {
+	case password == "":
+		return ErrPasswordEmpty
+	case len(password) > maxPassword:
+		return ErrPasswordTooLong
+	case !utf8.ValidString(password), strings.ContainsFunc(password, unicode.IsControl):
+		return ErrPasswordText
+	}
+	return nil
+}
 
 // HashPassword returns a hash of a password (bcrypt), as User.Password has it.
 func HashPassword(password string) (string, error) {
-	switch {
-	case password == "":
-		return "", ErrPasswordEmpty
-	case len(password) > maxPassword:
-		return "", ErrPasswordTooLong
+	if err := CheckPassword(password); err != nil && !errors.Is(err, ErrPasswordText) {
+		return "", err
 	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), hashCost)
 	if err != nil {

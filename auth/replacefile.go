@@ -79,7 +79,7 @@ func (d *folder) open(name string, flags int) (*os.File, error) {
 	return regular(f)
 }
 
-// read reads a file of the folder; nil where there is none.
+// read reads a file of the folder that nobody else may write; nil where there is none.
 func (d *folder) read(name string) ([]byte, error) {
 	f, err := d.open(name, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -89,6 +89,18 @@ func (d *folder) read(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := d.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	// What others wrote doesn't become ours by being written anew.
+	if err := guarded(fi, dir); err != nil {
+		return nil, err
+	}
 	text, _, err := readOpen(f)
 	return text, err
 }
@@ -103,7 +115,8 @@ func readInFolder(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer d.close()
-	return d.read(filepath.Base(path))
+	text, err := d.read(filepath.Base(path))
+	return text, inFile(path, err)
 }
 
 // replace puts text in the place of a file, whole or not at all, as a user's own and with a mode. Who may
@@ -158,7 +171,7 @@ func updateFile(path string, change func(text []byte) ([]byte, error)) error {
 	}
 	text, err := d.read(filepath.Base(path))
 	if err != nil {
-		return err
+		return inFile(path, err)
 	}
 	if text, err = change(text); err != nil || text == nil {
 		return err

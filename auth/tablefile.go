@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
@@ -29,7 +28,8 @@ func ReadUsers(path string) ([]User, error) {
 	if err != nil {
 		return nil, err
 	}
-	return usersIn(text)
+	users, err := usersIn(text)
+	return users, inFile(path, err)
 }
 
 // UpdateUsers replaces the users of a users file by what change makes of them, which is checked. Meanwhile
@@ -38,13 +38,13 @@ func UpdateUsers(path string, change func([]User) ([]User, error)) error {
 	return updateFile(path, func(text []byte) ([]byte, error) {
 		users, err := usersIn(text)
 		if err != nil {
-			return nil, err
+			return nil, inFile(path, err)
 		}
 		if users, err = change(users); err != nil {
 			return nil, err
 		}
 		if _, wrong := parseUsers(users); len(wrong) > 0 {
-			return nil, errors.Join(wrong...)
+			return nil, inFile(path, errors.Join(wrong...))
 		}
 		var b strings.Builder
 		fmt.Fprintf(&b, fileHead, "passwd")
@@ -61,7 +61,8 @@ func ReadTokens(path string) ([]Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tokensIn(text)
+	tokens, err := tokensIn(text)
+	return tokens, inFile(path, err)
 }
 
 // UpdateTokens replaces the tokens of a tokens file, as UpdateUsers does users.
@@ -69,13 +70,13 @@ func UpdateTokens(path string, change func([]Token) ([]Token, error)) error {
 	return updateFile(path, func(text []byte) ([]byte, error) {
 		tokens, err := tokensIn(text)
 		if err != nil {
-			return nil, err
+			return nil, inFile(path, err)
 		}
 		if tokens, err = change(tokens); err != nil {
 			return nil, err
 		}
 		if _, wrong := parseTokens(tokens); len(wrong) > 0 {
-			return nil, errors.Join(wrong...)
+			return nil, inFile(path, errors.Join(wrong...))
 		}
 		var b strings.Builder
 		fmt.Fprintf(&b, fileHead, "token")
@@ -125,11 +126,10 @@ func decodeTokens(text []byte) (map[tokenHash]tokenEntry, error) {
 
 // decodeTables reads TOML. An unknown key is an error, as it is in the configuration.
 func decodeTables(text []byte, into any) error {
-	meta, err := toml.NewDecoder(bytes.NewReader(text)).Decode(into)
-	var parse toml.ParseError
-	if errors.As(err, &parse) { // its own text shows the line, in which there may be a hash
-		return fmt.Errorf("line %d: %s", parse.Position.Line, parse.Message)
+	if err := CheckTOMLDepth(string(text)); err != nil {
+		return err
 	}
+	meta, err := toml.Decode(string(text), into)
 	if err != nil {
 		return err
 	}

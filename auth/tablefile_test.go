@@ -68,7 +68,7 @@ func TestTablesWrong(t *testing.T) {
 	}
 	write(t, path, "[[user]]\nname = \"jane\"\nrole = \"king\"\n")
 	log, c := &logBuffer{}, newClock()
-	if w := watch(path, c.now, log.logger(), decodeUsers); len(w.get()) != 0 || !strings.Contains(log.String(), "is none of viewer") {
+	if w := watch(path, c.now, log.logger(), watchedKind{}, decodeUsers); len(w.get()) != 0 || !strings.Contains(log.String(), "is none of viewer") {
 		t.Errorf("%v\n%s", w.get(), log)
 	}
 	// What is wrong isn't written.

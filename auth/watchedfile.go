@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,12 +29,21 @@ type watched[T any] struct {
 	parse  func(text []byte) (T, error)
 	now    func() time.Time
 	logger *slog.Logger
+	watchedKind
 
 	mu     sync.Mutex
 	looked time.Time // when it was looked at last
 	state  fileState // as it was then
-	broken string    // what was logged last; empty where all is well
+	broken error     // what was logged last; nil where all is well
+	since  time.Time // when it wasn't well first
+	kept   bool      // whether value is what was in the file
 	value  T
+}
+
+// watchedKind says what is asked of a watched file.
+type watchedKind struct {
+	guarded bool // nobody else may write it
+	needed  bool // it isn't well where there is none
 }
 
 // fileState tells one content of a file from another.
@@ -41,11 +51,12 @@ type fileState struct {
 	device, inode uint64
 	size          int64
 	changed       time.Time
+	status        syscall.Timespec // also when its owner or mode has changed
 }
 
 // watch returns what is in a file, now and later. The empty value of T is an empty file.
-func watch[T any](path string, now func() time.Time, logger *slog.Logger, parse func([]byte) (T, error)) *watched[T] {
-	w := &watched[T]{path: path, parse: parse, now: now, logger: logger}
+func watch[T any](path string, now func() time.Time, logger *slog.Logger, kind watchedKind, parse func([]byte) (T, error)) *watched[T] {
+	w := &watched[T]{path: path, parse: parse, now: now, logger: logger, watchedKind: kind}
 	w.get()
 	return w
 }
@@ -58,11 +69,30 @@ func (w *watched[T]) get() T {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.mayLook()
+	return w.value
+}
+
+// sick returns why the file can't be used; nil where it can.
+func (w *watched[T]) sick() *Trouble {
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mayLook()
+	if w.broken == nil {
+		return nil
+	}
+	return &Trouble{Path: w.path, Since: w.since, Kept: w.kept, Err: w.broken}
+}
+
+// mayLook looks at the file where it hasn't been for a second. mu is held.
+func (w *watched[T]) mayLook() {
 	if now := w.now(); w.looked.IsZero() || now.Sub(w.looked) >= lookEvery || now.Before(w.looked) {
 		w.looked = now
 		w.look()
 	}
-	return w.value
 }
 
 // look reads the file where it has changed.
@@ -71,27 +101,58 @@ func (w *watched[T]) look() {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		var none T
-		w.state, w.value, w.broken = fileState{}, none, ""
-		return
+		w.state, w.value, w.kept = fileState{}, none, false
+		if !w.needed {
+			w.broken = nil
+			return
+		}
 	case err == nil && state == w.state:
 		return
 	}
 	var value T
 	if err == nil {
 		var text []byte
-		if text, state, err = readFile(w.path); err == nil {
+		// A file that can't be read is tried again: what keeps it from that needn't be the file.
+		if text, state, err = w.read(); err == nil {
 			value, err = w.parse(text)
 		}
 	}
 	if err != nil {
-		w.state = state
-		if text := err.Error(); text != w.broken {
-			w.broken = text
-			w.logger.Error("a file can't be used; what was read of it before stays in force", "file", w.path, "error", err)
-		}
+		w.fail(state, inFile(w.path, err))
 		return
 	}
-	w.state, w.value, w.broken = state, value, ""
+	w.state, w.value, w.kept, w.broken = state, value, true, nil
+}
+
+// fail notes that the file can't be used, and logs it where it wasn't.
+func (w *watched[T]) fail(state fileState, err error) {
+	w.state = state
+	if w.broken == nil {
+		w.since = w.looked
+	}
+	if w.broken == nil || w.broken.Error() != err.Error() {
+		message := "a file can't be used; nobody of it is let in until it can"
+		if w.kept {
+			message = "a file can't be used; what was read of it before stays in force"
+		}
+		w.logger.Error(message, "file", w.path, "error", err)
+	}
+	w.broken = err
+}
+
+// read reads the file, and says which content that is; none where it can't be read.
+func (w *watched[T]) read() ([]byte, fileState, error) {
+	f, err := openFile(w.path, unix.O_RDONLY)
+	if err != nil {
+		return nil, fileState{}, err
+	}
+	defer f.Close()
+	if w.guarded {
+		if err := guardedOpen(f, w.path); err != nil {
+			return nil, fileState{}, err
+		}
+	}
+	return readOpen(f)
 }
 
 func stateOf(path string) (fileState, error) {
@@ -106,18 +167,9 @@ func stateOfInfo(fi fs.FileInfo) fileState {
 	s := fileState{size: fi.Size(), changed: fi.ModTime()}
 	if sys, ok := fi.Sys().(*unixStat); ok {
 		s.device, s.inode = sys.Dev, sys.Ino
+		s.status = sys.Ctim
 	}
 	return s
-}
-
-// readFile reads a file, and says which content that is.
-func readFile(path string) ([]byte, fileState, error) {
-	f, err := openFile(path, unix.O_RDONLY)
-	if err != nil {
-		return nil, fileState{}, err
-	}
-	defer f.Close()
-	return readOpen(f)
 }
 
 // readOpen reads an open file from its beginning.
@@ -128,7 +180,7 @@ func readOpen(f *os.File) ([]byte, fileState, error) {
 	}
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, maxFile+1))
 	if err == nil && len(text) > maxFile {
-		err = fmt.Errorf("%s has more than %d bytes", f.Name(), maxFile)
+		err = fmt.Errorf("it has more than %d bytes", maxFile)
 	}
 	return text, stateOfInfo(fi), err
 }
@@ -147,7 +199,7 @@ func openFile(path string, flags int) (*os.File, error) {
 	}
 	f, err := os.OpenFile(path, flags, 0)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%s is a symbolic link in a folder of another user; name the file itself", path)
+		return nil, errors.New("it is a symbolic link in a folder of another user; name the file itself")
 	}
 	if err != nil {
 		return nil, err
@@ -159,7 +211,7 @@ func openFile(path string, flags int) (*os.File, error) {
 func regular(f *os.File) (*os.File, error) {
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", f.Name())
+		err = errors.New("it is no regular file")
 	}
 	if err != nil {
 		f.Close()

@@ -14,7 +14,7 @@ import (
 func TestWatchedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	c, log, read := newClock(), &logBuffer{}, 0
-	w := watch(path, c.now, log.logger(), func(text []byte) (string, error) {
+	w := watch(path, c.now, log.logger(), watchedKind{}, func(text []byte) (string, error) {
 		read++
 		if strings.HasPrefix(string(text), "bad") {
 			return "", errors.New("it is bad")

@@ -44,7 +44,7 @@ func (s *Server) doctor(ctx context.Context) (wire.DoctorResult, error) {
 			return s.checkSysctl("timestamps", "nf_conntrack_timestamp", "1", severityWarning,
 				"flows have no start time, so the filter age matches nothing", "flows begun from now on have a start time")
 		},
-		s.checkEvents, s.checkLoose, s.checkCut, s.checkEncryption, s.checkHelper, s.checkAudit,
+		s.checkEvents, s.checkLoose, s.checkCut, s.checkEncryption, s.checkUsers, s.checkHelper, s.checkAudit,
 	}
 	if s.reloads != nil {
 		checks = append(checks, s.checkConfiguration)

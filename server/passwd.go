@@ -177,12 +177,13 @@ func (g *passwdGrammar) setPassword(ctx context.Context, u *auth.User, stdin io.
 		return nil
 	}
 	password, err := readPassword(ctx, stdin, stderr)
-	if err == nil {
-		u.Password, err = auth.HashPassword(password)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, auth.ErrPasswordEmpty) || errors.Is(err, auth.ErrPasswordTooLong) {
+	if err := auth.CheckPassword(password); err != nil {
 		return &verbError{wire.ExitUsage, err.Error(), ""}
 	}
+	u.Password, err = auth.HashPassword(password)
 	return err
 }
 

@@ -88,12 +88,15 @@ func (v *verb) exit(err error) int {
 	}
 	e := &verbError{status: wire.ExitOther, text: err.Error()}
 	var path *fs.PathError
+	var file *auth.FileError
 	switch {
 	case errors.As(err, &e):
 	case errors.Is(err, fs.ErrNotExist) && errors.As(err, &path):
 		e.hint = fmt.Sprintf("the daemon makes its state folder when it starts; name another with --state-dir, or the configuration with --config (%s was looked for)", path.Path)
 	case errors.Is(err, fs.ErrPermission):
 		e.status, e.hint = wire.ExitRefused, "run it as root, or as the user that the daemon runs as"
+	case errors.As(err, &file):
+		e.hint = "nothing was changed; mend the file first: " + fileMend(file)
 	}
 	fmt.Fprintf(v.stderr, "ctd: %s: %s\n", v.name, e.text)
 	if e.hint != "" {

@@ -3,9 +3,11 @@ package server
 import (
 	"fmt"
 	"io"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -90,7 +92,9 @@ func (v *verb) createToken(g *tokenCreate, now time.Time) error {
 		return err
 	}
 	if g.Print {
-		fmt.Fprintf(v.stderr, "the token, which is shown once: %s\n", secret)
+		if _, err := fmt.Fprintf(v.stderr, "the token, which is shown once: %s\n", secret); err != nil {
+			return fmt.Errorf("show the token: %w", err)
+		}
 		_, err := io.WriteString(v.stdout, auth.FormatToken(t))
 		return err
 	}
@@ -112,8 +116,25 @@ func (v *verb) createToken(g *tokenCreate, now time.Time) error {
 		end = "ends " + expires
 	}
 	fmt.Fprintf(v.stderr, "made %s (%s, %s, %s) in %s; this is shown once:\n", t.Name, t.Role, networksText(t.Networks), end, path)
-	_, err = fmt.Fprintln(v.stdout, secret)
-	return err
+	return v.showToken(path, t, secret)
+}
+
+// showToken shows the secret of a token that was made; where that can't be, the token is taken out again,
+// as nobody would have it.
+func (v *verb) showToken(path string, t auth.Token, secret string) error {
+	signal.Ignore(syscall.SIGPIPE) // it would end us before the token is out again
+	_, err := fmt.Fprintln(v.stdout, secret)
+	if err == nil {
+		return nil
+	}
+	text := fmt.Sprintf("the token could not be shown (%s)", reason(err))
+	undone := auth.UpdateTokens(path, func(tokens []auth.Token) ([]auth.Token, error) {
+		return slices.DeleteFunc(tokens, func(one auth.Token) bool { return one.Name == t.Name && one.Hash == t.Hash }), nil
+	})
+	if undone != nil {
+		return &verbError{wire.ExitOther, text + ", and not be taken out again: " + undone.Error(), "ctd token revoke " + t.Name}
+	}
+	return &verbError{wire.ExitOther, text + ", so it was taken out again", "look where standard output leads"}
 }
 
 // parseEnd reads when a token ends, and returns it as auth.Token has it: a time, or how long from now.
