@@ -394,7 +394,7 @@ func TestEverySettingRead(t *testing.T) {
 
 func TestCheckConfigCommand(t *testing.T) {
 	dir := t.TempDir()
-	for name, text := range map[string]string{"good.toml": "netns = \"a\"\n", "bad.toml": "nents = \"a\"\nlog_level = 1\n"} {
+	for name, text := range map[string]string{"good.toml": "scope = \"orig\"\n", "bad.toml": "nents = \"a\"\nlog_level = 1\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
