@@ -57,7 +57,7 @@ func TestCheckTLS(t *testing.T) {
 		"old passphrase":      {TLSConfig{one.cert, legacy, ""}, []string{"tls.key: the key in " + legacy + " has a passphrase"}},
 		"no authority":        {TLSConfig{one.cert, one.key, one.key}, []string{"tls.client_ca: there is no certificate in "}},
 		"bad authority":       {TLSConfig{one.cert, one.key, file("bad.pem", pemOf("CERTIFICATE", []byte("x")))}, []string{"tls.client_ca: certificate 1 of "}},
-		"too long":            {TLSConfig{file("long.pem", make([]byte, maxPEM+1)), one.key, ""}, []string{"tls.cert: " + ca.dir + "/long.pem has 1048577 bytes"}},
+		"too long":            {TLSConfig{file("long.pem", make([]byte, maxPEM+1)), one.key, ""}, []string{"tls.cert: " + ca.dir + "/long.pem has more than the 1048576 bytes"}},
 		"as long as may be":   {TLSConfig{file("full.pem", append(bytes.Clone(cert), bytes.Repeat([]byte("\n"), maxPEM-len(cert))...)), one.key, ""}, nil},
 	} {
 		wrong := checkTLS(c.cfg)
