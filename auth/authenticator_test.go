@@ -456,7 +456,7 @@ func TestProxyUser(t *testing.T) {
 			t.Errorf("%q is %v", name, p)
 		}
 	}
-	f.cfg.Proxy.Role = "viewer"
+	f.cfg.Proxy.Role, f.cfg.Proxy.Addresses = "viewer", []string{"192.0.2.1"}
 	f.reload()
 	stranger := f.must(f.a.ProxyUser("stranger"), nil)
 	if stranger.Role() != "viewer" || !p.Valid() {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -92,6 +93,8 @@ func newOIDC(cfg OIDC, g *grants, logger *slog.Logger) (*oidcVerifier, []error) 
 	}
 	if cfg.RoleClaim == "" {
 		refuse("role_claim", "it is needed: a caller gets a role by it")
+	} else if slices.Contains(strings.Split(cfg.RoleClaim, "."), "") {
+		refuse("role_claim", fmt.Sprintf("%q has nothing before or after a dot; want names of claims with dots between them, such as realm_access.roles", cfg.RoleClaim))
 	}
 	client, err := newIssuerClient(cfg.CA)
 	if err != nil {
@@ -101,13 +104,17 @@ func newOIDC(cfg OIDC, g *grants, logger *slog.Logger) (*oidcVerifier, []error) 
 		refuse("grant", "at least one [[oidc.grant]] is needed; without, nobody is let in")
 	}
 	v := &oidcVerifier{cfg: cfg, grants: g, logger: logger, client: client}
+	values := map[string]bool{}
 	for i, rule := range cfg.Grants {
 		key := fmt.Sprintf("oidc.grant[%d]", i)
 		grant, errs := parseGrant(key, rule.Grant)
 		wrong = append(wrong, errs...)
 		if rule.Value == "" {
 			wrong = append(wrong, &SettingError{key + ".value", "a value of the claim " + cfg.RoleClaim + " is needed"})
+		} else if values[rule.Value] {
+			wrong = append(wrong, &SettingError{key + ".value", fmt.Sprintf("there are two for %q, of which the first would count", rule.Value)})
 		}
+		values[rule.Value] = true
 		v.rules = append(v.rules, oidcRule{rule.Value, grant})
 	}
 	if len(wrong) > 0 {

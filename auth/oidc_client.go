@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 )
 
@@ -72,14 +73,21 @@ func newIssuerClient(ca string) (*issuerClient, error) {
 
 // readAuthorities reads certificates in PEM.
 func readAuthorities(name string) (*x509.CertPool, error) {
-	f, err := os.Open(name)
+	// Nothing waits for the writer of a pipe.
+	f, err := os.OpenFile(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
+	if f, err = regular(f); err != nil {
+		return nil, err
+	}
 	defer f.Close()
-	pem, err := io.ReadAll(io.LimitReader(f, maxCAFile))
+	pem, err := io.ReadAll(io.LimitReader(f, maxCAFile+1))
 	if err != nil {
 		return nil, err
+	}
+	if len(pem) > maxCAFile {
+		return nil, fmt.Errorf("%s has more than the %d bytes that are read", name, maxCAFile)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc/oidctest"
+	"golang.org/x/sys/unix"
 )
 
 func TestOIDC(t *testing.T) {
@@ -374,6 +375,10 @@ func TestNewOIDCWrong(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		change func(*OIDC)
 		want   []string // keys
@@ -391,6 +396,13 @@ func TestNewOIDCWrong(t *testing.T) {
 		"no role claim":      {func(c *OIDC) { c.RoleClaim = "" }, []string{"oidc.role_claim"}},
 		"no file":            {func(c *OIDC) { c.CA = empty + "x" }, []string{"oidc.ca"}},
 		"an empty file":      {func(c *OIDC) { c.CA = empty }, []string{"oidc.ca"}},
+		"a pipe":             {func(c *OIDC) { c.CA = pipe }, []string{"oidc.ca"}},
+		"a folder":           {func(c *OIDC) { c.CA = filepath.Dir(pipe) }, []string{"oidc.ca"}},
+		"a device":           {func(c *OIDC) { c.CA = "/dev/zero" }, []string{"oidc.ca"}},
+		"an empty step":      {func(c *OIDC) { c.RoleClaim = "realm_access..roles" }, []string{"oidc.role_claim"}},
+		"a dot at the end":   {func(c *OIDC) { c.RoleClaim = "roles." }, []string{"oidc.role_claim"}},
+		"a name with dots":   {func(c *OIDC) { c.RoleClaim = "https://example.org/roles" }, nil},
+		"a value twice":      {func(c *OIDC) { c.Grants = append(c.Grants, c.Grants[0]) }, []string{"oidc.grant[1].value"}},
 		"no grants":          {func(c *OIDC) { c.Grants = nil }, []string{"oidc.grant"}},
 		"no role":            {func(c *OIDC) { c.Grants[0].Role = "" }, []string{"oidc.grant[0].role"}},
 		"no value":           {func(c *OIDC) { c.Grants[0].Value = "" }, []string{"oidc.grant[0].value"}},

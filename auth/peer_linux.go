@@ -45,6 +45,11 @@ type peerRule struct {
 func newPeers(rules []Peer, g *grants) (*peers, []error) {
 	p := &peers{grants: g}
 	var wrong []error
+	type subject struct {
+		byGroup bool
+		id      uint32
+	}
+	there := map[subject]bool{}
 	for i, r := range rules {
 		key := fmt.Sprintf("unix[%d]", i)
 		grant, errs := parseGrant(key, r.Grant)
@@ -64,8 +69,16 @@ func newPeers(rules []Peer, g *grants) (*peers, []error) {
 				err = &SettingError{key + ".user", err.Error()}
 			}
 		}
-		if err != nil {
+		of := subject{rule.byGroup, rule.id}
+		switch {
+		case err != nil:
 			wrong = append(wrong, err)
+		case there[of] && of.byGroup:
+			wrong = append(wrong, &SettingError{key + ".group", fmt.Sprintf("there are two [[unix]] of the group %s (%d), of which the first would count", r.Group, of.id)})
+		case there[of]:
+			wrong = append(wrong, &SettingError{key + ".user", fmt.Sprintf("there are two [[unix]] of the user %s (%d), of which the first would count", r.User, of.id)})
+		default:
+			there[of] = true
 		}
 		p.rules = append(p.rules, rule)
 	}

@@ -158,7 +158,7 @@ func TestNewPeersWrong(t *testing.T) {
 		rule Peer
 		want []string // keys
 	}{
-		"right":            {Peer{User: "root", Grant: Grant{Role: "viewer"}}, nil},
+		"right":            {Peer{User: "41002", Grant: Grant{Role: "viewer"}}, nil},
 		"a number":         {Peer{Group: "41001", Grant: Grant{Role: "viewer"}}, nil},
 		"neither":          {Peer{Grant: Grant{Role: "viewer"}}, []string{"unix[1].user"}},
 		"both":             {Peer{User: "root", Group: "root", Grant: Grant{Role: "viewer"}}, []string{"unix[1].user"}},
@@ -166,10 +166,17 @@ func TestNewPeersWrong(t *testing.T) {
 		"no such group":    {Peer{Group: "ctd-no-such", Grant: Grant{Role: "viewer"}}, []string{"unix[1].group"}},
 		"too high":         {Peer{User: "4294967295", Grant: Grant{Role: "viewer"}}, []string{"unix[1].user"}},
 		"no role either":   {Peer{User: "ctd-no-such"}, []string{"unix[1].role", "unix[1].user"}},
-		"a wrong network":  {Peer{User: "root", Grant: Grant{Role: "viewer", Networks: []string{"x"}}}, []string{"unix[1].networks"}},
+		"a wrong network":  {Peer{User: "41002", Grant: Grant{Role: "viewer", Networks: []string{"x"}}}, []string{"unix[1].networks"}},
+		"the same user":    {Peer{User: "0", Grant: Grant{Role: "admin"}}, []string{"unix[1].user"}},
+		"the same group":   {Peer{Group: "41003", Grant: Grant{Role: "admin"}}, []string{"unix[1].group"}},
+		"its own group":    {Peer{Group: "0", Grant: Grant{Role: "admin"}}, nil},
 		"a negative group": {Peer{Group: "-1", Grant: Grant{Role: "viewer"}}, []string{"unix[1].group"}},
 	} {
-		_, wrong := newPeers([]Peer{{User: "root", Grant: Grant{Role: "viewer"}}, tt.rule}, testGrants())
+		first := Peer{User: "root", Grant: Grant{Role: "viewer"}}
+		if name == "the same group" {
+			first.User, first.Group = "", "41003"
+		}
+		_, wrong := newPeers([]Peer{first, tt.rule}, testGrants())
 		if got := settingKeys(t, wrong); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %v, want %q", name, wrong, tt.want)
 		}

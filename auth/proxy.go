@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -34,10 +36,30 @@ func newProxy(cfg Proxy) (*proxy, []error) {
 		}
 		p.uids[uid] = true
 	}
-	if len(cfg.Addresses)+len(cfg.UnixUsers) > 0 && !httpguts.ValidHeaderFieldName(cfg.Header) {
-		wrong = append(wrong, &SettingError{"proxy.header", fmt.Sprintf("%q is no name of a header; the default is %s", cfg.Header, DefaultConfig().Proxy.Header)})
+	header := DefaultConfig().Proxy.Header
+	switch believed := len(cfg.Addresses)+len(cfg.UnixUsers) > 0; {
+	case !believed && cfg.Role != "":
+		wrong = append(wrong, &SettingError{"proxy.role", "it needs the proxy's addresses or unix_users: without, no proxy is believed"})
+	case believed && !httpguts.ValidHeaderFieldName(cfg.Header):
+		wrong = append(wrong, &SettingError{"proxy.header", fmt.Sprintf("%q is no name of a header; the default is %s", cfg.Header, header)})
+	case believed && hasOtherMeaning(cfg.Header):
+		wrong = append(wrong, &SettingError{"proxy.header", fmt.Sprintf("%s means something else in a request, so that it can't name the user; the default is %s", cfg.Header, header)})
 	}
 	return p, wrong
+}
+
+// takenHeaders are headers that mean something to HTTP, to browsers or to the daemon itself. Those that
+// concern one connection only (RFC 9110 section 7.6.1) are among them: a proxy doesn't pass them on.
+var takenHeaders = []string{
+	"authorization", "host", "cookie", "origin", "x-csrf-token", "forwarded",
+	"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+	"te", "trailer", "transfer-encoding", "upgrade",
+}
+
+// hasOtherMeaning tells whether a header can't have the name of a user.
+func hasOtherMeaning(header string) bool {
+	name := strings.ToLower(header)
+	return slices.Contains(takenHeaders, name) || strings.HasPrefix(name, "content-") || strings.HasPrefix(name, "x-forwarded-")
 }
 
 // parseProxyNetwork reads an address or a network. One of everybody is refused: whoever is in it may call

@@ -58,6 +58,16 @@ func TestNewProxyWrong(t *testing.T) {
 		"no such user":   {Proxy{UnixUsers: []string{"ctd-no-such"}, Header: "X"}, []string{"proxy.unix_users"}},
 		"no header":      {Proxy{UnixUsers: []string{"root"}}, []string{"proxy.header"}},
 		"a wrong header": {Proxy{Addresses: []string{"192.0.2.1"}, Header: "X User"}, []string{"proxy.header"}},
+		"a role alone":   {Proxy{Role: "viewer", Header: "X"}, []string{"proxy.role"}},
+		"credentials":    {Proxy{Addresses: []string{"192.0.2.1"}, Header: "authorization"}, []string{"proxy.header"}},
+		"the host":       {Proxy{Addresses: []string{"192.0.2.1"}, Header: "Host"}, []string{"proxy.header"}},
+		"cookies":        {Proxy{Addresses: []string{"192.0.2.1"}, Header: "Cookie"}, []string{"proxy.header"}},
+		"the body's":     {Proxy{Addresses: []string{"192.0.2.1"}, Header: "Content-Type"}, []string{"proxy.header"}},
+		"the page's":     {Proxy{Addresses: []string{"192.0.2.1"}, Header: "x-csrf-TOKEN"}, []string{"proxy.header"}},
+		"the site":       {Proxy{Addresses: []string{"192.0.2.1"}, Header: "Origin"}, []string{"proxy.header"}},
+		"one connection": {Proxy{Addresses: []string{"192.0.2.1"}, Header: "Keep-Alive"}, []string{"proxy.header"}},
+		"the address":    {Proxy{UnixUsers: []string{"root"}, Header: "X-Forwarded-For"}, []string{"proxy.header"}},
+		"like another":   {Proxy{Addresses: []string{"192.0.2.1"}, Header: "X-Host"}, nil},
 	} {
 		_, wrong := newProxy(tt.cfg)
 		if got := settingKeys(t, wrong); !slices.Equal(got, tt.want) {

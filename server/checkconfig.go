@@ -18,7 +18,7 @@ type checkGrammar struct {
 const checkHelp = `Say what is wrong with a configuration file.
 
 It prints ok, or says with its line what is wrong, and exits with 2. Where others may read a file with
-secrets, it warns. The configuration that the daemon has by its flags, it doesn't know.
+secrets, or something that is named isn't there yet, it warns. The configuration that the daemon has by its flags, it doesn't know.
 
 Examples:
 
@@ -48,6 +48,9 @@ func CheckConfigCommand(args []string, stdout, stderr io.Writer) (status int) {
 			fmt.Fprintln(stderr, "hint: without a file the daemon has its defaults; name the file where it is elsewhere")
 		}
 		return int(wire.ExitUsage)
+	}
+	for _, err := range read.doubts() {
+		fmt.Fprintf(stderr, "ctd: check-config: warning: %v\n", err)
 	}
 	for _, e := range exposed(read.file, &read.cfg) {
 		fmt.Fprintf(stderr, "ctd: check-config: warning: %v\n", e)

@@ -104,7 +104,7 @@ func Command(ctx context.Context, args []string, version string, stdout, stderr 
 	cfg.Version = version
 	level := &slog.LevelVar{}
 	logger := newLogger(&cfg, level, stderr)
-	warnExposed(logger, read)
+	warnDoubts(logger, read)
 	if err := run(ctx, cfg, newReloads(hup, g.load, read, level), logger, stdout); err != nil {
 		for _, err := range read.placed(each(err)) {
 			fmt.Fprintf(stderr, "ctd: serve: %v\n", err)
@@ -184,8 +184,13 @@ func (g *grammar) load() (*loaded, []error) {
 func (l *loaded) configure() []error {
 	var wrong []error
 	cfg, more := l.settings.config()
+	more = append(more, cfg.checkAuditFile(l.file.name)...)
 	l.cfg = cfg
 	for _, e := range more {
+		// What can't be read of the file is its default, or nothing, with which more may be wrong.
+		if _, flag := l.flags[e.key]; l.file.noted[e.key] && !flag {
+			continue
+		}
 		wrong = append(wrong, l.file.placed(e, l.flags))
 	}
 	return wrong

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -189,6 +190,12 @@ func (c *Config) check() []*settingError {
 			wrong = append(wrong, wrongf(fmt.Sprintf("user[%d].certificates", i), "client certificates need client_ca in [tls]"))
 		}
 	}
+	wrong = append(wrong, c.checkTwice()...)
+	for i, name := range c.Auth.Passwords.Files {
+		if name == "" {
+			wrong = append(wrong, wrongf("passwords.files", "entry %d is empty: a path is needed", i+1))
+		}
+	}
 	wrong = append(wrong, c.checkSites()...)
 	wrong = append(wrong, checkTLS(c.TLS)...)
 	if c.Audit.To == audit.ToFile && c.Audit.File == "" {
@@ -230,10 +237,12 @@ func (c *Config) checkSites() []*settingError {
 // be read on the way.
 func (c *Config) checkListen(entry string) *settingError {
 	e := c.endpoint(entry)
-	host, _, err := net.SplitHostPort(e.address)
+	host, port, err := net.SplitHostPort(e.address)
 	switch {
 	case err != nil || strings.Contains(e.address, "/"):
 		return wrongf("listen", "%s: want host:port, e.g. %s, with http:// or https:// before it or without", entry, DefaultListen)
+	case !isPort(port):
+		return wrongf("listen", "%s: %q is no port; want a number from 0 to 65535, where 0 is any that is free", entry, port)
 	case e.https && c.TLS.Cert == "":
 		return wrongf("listen", "%s: https needs a certificate: set cert and key in [tls]", entry)
 	case e.https || c.Insecure || isLoopback(host):
@@ -241,6 +250,45 @@ func (c *Config) checkListen(entry string) *settingError {
 	}
 	return wrongf("listen", "%s: nothing is encrypted, so only loopback is listened on; set cert and key in [tls], "+
 		"reach it through ssh -L or a proxy with TLS, or give --insecure (insecure = true) in a network where nobody reads along", entry)
+}
+
+func isPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
+}
+
+// checkTwice refuses an address that is listened on already by an entry before it.
+func (c *Config) checkTwice() []*settingError {
+	var wrong []*settingError
+	before := map[netip.AddrPort]string{}
+	for _, entry := range c.Listen {
+		host, text, err := net.SplitHostPort(c.endpoint(entry).address)
+		port, portErr := strconv.ParseUint(text, 10, 16)
+		if err != nil || portErr != nil || port == 0 { // checkListen tells, or there is a port of its own for each
+			continue
+		}
+		if strings.EqualFold(host, "localhost") {
+			host = "127.0.0.1"
+		}
+		a, err := netip.ParseAddr(host)
+		switch {
+		case host == "" || err == nil && a.IsUnspecified():
+			a = netip.IPv6Unspecified() // whichever it is, both families are listened on
+		case err != nil:
+			continue
+		}
+		at := netip.AddrPortFrom(a.Unmap(), uint16(port))
+		for other, first := range before {
+			if other == at || other.Port() == at.Port() && (other.Addr().IsUnspecified() || a.IsUnspecified()) {
+				wrong = append(wrong, wrongf("listen", "%s is listened on already by the entry %s", entry, first))
+				break
+			}
+		}
+		if _, ok := before[at]; !ok {
+			before[at] = entry
+		}
+	}
+	return wrong
 }
 
 func isLoopback(host string) bool {

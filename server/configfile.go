@@ -3,9 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"ctd/auth"
 	"ctd/rpc/wire"
 )
 
@@ -33,6 +32,7 @@ type configFile struct {
 	meta  toml.MetaData
 	tree  map[string]toml.Primitive
 	keys  []keyLine
+	noted map[string]bool // keys of which is said already what is wrong with them
 }
 
 // readConfigFile reads a file into s, which has the defaults. With an empty name that is
@@ -54,26 +54,19 @@ func readConfigFile(name string, s *settings) (*configFile, []error) {
 
 // read returns the file's text.
 func (f *configFile) read() (string, error) {
-	file, err := os.Open(f.name)
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	fi, err := file.Stat()
+	text, fi, err := readFile(f.name, maxConfigFile)
 	if err != nil {
 		return "", err
 	}
 	f.there, f.mode = true, fi.Mode()
-	// It may grow meanwhile.
-	b, err := io.ReadAll(io.LimitReader(file, maxConfigFile+1))
-	if len(b) > maxConfigFile {
-		return "", fmt.Errorf("%s has more than the %d bytes that are read", f.name, maxConfigFile)
-	}
-	return string(b), err
+	return string(text), nil
 }
 
 // decode reads text into s, as far as it is right.
 func (f *configFile) decode(text string, s *settings) []error {
+	if err := auth.CheckTOMLDepth(text); err != nil {
+		return []error{f.syntaxError(err)}
+	}
 	var err error
 	if f.meta, err = toml.Decode(text, &f.tree); err != nil {
 		return []error{f.syntaxError(err)}
@@ -156,20 +149,20 @@ func withoutValues(message string) string {
 // unknown returns an error for each key that is no setting, but not for those below one of them.
 func (f *configFile) unknown(all []setting) []error {
 	var wrong []error
-	var last keyPath
+	var told []keyPath
 	for _, key := range f.keys {
-		if last != nil && key.path.below(last) {
+		if slices.ContainsFunc(told, key.path.belowAny) {
 			continue
 		}
 		names := key.path.names()
 		at := slices.IndexFunc(all, func(s setting) bool { return slices.Equal(s.path, names) })
 		if at >= 0 {
 			if !all[at].table && !all[at].list { // what is below was no table, which decode tells
-				last = key.path
+				told = append(told, key.path)
 			}
 			continue
 		}
-		last = key.path
+		told = append(told, key.path)
 		text := "there is no such setting"
 		if near := nearestSetting(names, all); near != "" {
 			text += fmt.Sprintf("; did you mean %s?", near)
@@ -217,6 +210,10 @@ func (f *configFile) line(path keyPath) int {
 
 // wrong is an error about a key in the file.
 func (f *configFile) wrong(path keyPath, format string, args ...any) error {
+	if f.noted == nil {
+		f.noted = map[string]bool{}
+	}
+	f.noted[path.String()] = true
 	return fmt.Errorf("%s:%d: %s: %s", f.name, f.line(path), path, fmt.Sprintf(format, args...))
 }
 

@@ -257,6 +257,18 @@ func TestConfigFileErrors(t *testing.T) {
 		"no age":               {"[audit]\nmax_age = \"3 months\"", []string{`2: audit.max_age: want a time as "90d" or "12h"`}},
 		"age below 0":          {"[audit]\nmax_age = -1", []string{"2: audit.max_age: want a time"}},
 		"no audit file":        {"state_dir = \"\"", []string{"audit.file: a path is needed where there is no state_dir"}},
+		"list for a word":      {"[[user]]\nname = \"a\"\nrole = [\"admin\"]", []string{"3: user[0].role: want a text in quotes"}},
+		"unknown tables":       {"[[foo]]\na = 1\n[tls]\n[[foo]]\na = 2", []string{"1: foo: there is no such setting"}},
+		"unknown, in two":      {"[[user]]\nname = \"a\"\nrole = \"viewer\"\nx = 1\n[[user]]\nname = \"b\"\nrole = \"viewer\"\nx = 1", []string{"4: user[0].x: ", "8: user[1].x: "}},
+		"no body":              {"max_body = 0", []string{"1: max_body: 0 is below 1; leave the line out for the default"}},
+		"a body too great":     {"max_body = 1_073_741_825", []string{"1: max_body: 1073741825 is above 1073741824"}},
+		"too many requests":    {"[limits]\nrequests = 65537", []string{"2: limits.requests: 65537 is above 65536"}},
+		"deep":                 {"netns = \"a\"\na = " + strings.Repeat("{a=", 20000) + "1" + strings.Repeat("}", 20000), []string{"2: tables, lists and keys are nested"}},
+		"NUL":                  {"socket = \"/a\\u0000b\"", []string{"1: socket: there is a NUL character"}},
+		"NUL in a list":        {"[passwords]\nfiles = [\"/a\", \"\\u0000\"]", []string{"2: passwords.files: there is a NUL character"}},
+		"empty file":           {"[passwords]\nfiles = [\"/a\", \"\"]", []string{"2: passwords.files: entry 2 is empty"}},
+		"grant, no issuer":     {"[[oidc.grant]]\nvalue = \"a\"\nrole = \"viewer\"", []string{"1: oidc.issuer: the issuer is needed"}},
+		"proxy's role alone":   {"[proxy]\nrole = \"viewer\"", []string{"2: proxy.role: it needs"}},
 		"nested under a value": {"socket = {path = \"a\"}", []string{"1: socket: want a text in quotes"}},
 	} {
 		_, got := configure(t, c.text)
@@ -394,7 +406,7 @@ func TestEverySettingRead(t *testing.T) {
 
 func TestCheckConfigCommand(t *testing.T) {
 	dir := t.TempDir()
-	for name, text := range map[string]string{"good.toml": "netns = \"a\"\n", "bad.toml": "nents = \"a\"\nlog_level = 1\n"} {
+	for name, text := range map[string]string{"good.toml": "scope = \"orig\"\n", "bad.toml": "nents = \"a\"\nlog_level = 1\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -44,9 +44,11 @@ func (p keyPath) names() []string {
 // with returns the way to what is below. It shares nothing with p.
 func (p keyPath) with(s step) keyPath { return append(slices.Clip(p), s) }
 
-// below tells whether the way leads through another one's end, or to it.
-func (p keyPath) below(above keyPath) bool {
-	return len(p) >= len(above) && slices.Equal(p[:len(above)], above)
+// belowAny tells whether the way leads through another one's end, or to it; where that is a list of tables,
+// through any of them.
+func (p keyPath) belowAny(above keyPath) bool {
+	last := len(above) - 1
+	return len(p) > last && slices.Equal(p[:last], above[:last]) && p[last].name == above[last].name
 }
 
 // parseKeyPath reads what String writes, for keys of settings: these have neither dots nor brackets.

@@ -269,18 +269,7 @@ func stampOf(name string) stamp {
 
 // readPEM reads a file of certificates or of a key.
 func readPEM(name string) ([]byte, error) {
-	fi, err := os.Stat(name)
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("%w: the daemon's user must be able to read it", err)
-	case err != nil:
-		return nil, err
-	case !fi.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no file", name)
-	case fi.Size() > maxPEM:
-		return nil, fmt.Errorf("%s has %d bytes; at most %d are read", name, fi.Size(), maxPEM)
-	}
-	text, err := os.ReadFile(name)
+	text, _, err := readFile(name, maxPEM)
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("%w: the daemon's user must be able to read it", err)
 	}

@@ -43,8 +43,8 @@ func TestCheckTLS(t *testing.T) {
 		"authorities alone":   {TLSConfig{ClientCA: ca.file}, []string{"tls.client_ca: client certificates need TLS"}},
 		"no such files":       {TLSConfig{"none", "none", "none"}, []string{"tls.cert: stat none: no such file", "tls.client_ca: stat none"}},
 		"no such key":         {TLSConfig{one.cert, "none", ""}, []string{"tls.key: stat none: no such file"}},
-		"a folder":            {TLSConfig{ca.dir, one.key, ""}, []string{"tls.cert: " + ca.dir + " is no file"}},
-		"a device":            {TLSConfig{"/dev/zero", one.key, ""}, []string{"tls.cert: /dev/zero is no file"}},
+		"a folder":            {TLSConfig{ca.dir, one.key, ""}, []string{"tls.cert: " + ca.dir + " is no regular file"}},
+		"a device":            {TLSConfig{"/dev/zero", one.key, ""}, []string{"tls.cert: /dev/zero is no regular file"}},
 		"another key":         {TLSConfig{one.cert, other.key, ""}, []string{"tls.key: " + other.key + " is not the key of the first certificate in "}},
 		"authority first":     {TLSConfig{file("turned.pem", append(read(t, ca.file), cert...)), one.key, ""}, []string{"tls.key: " + one.key + " is not the key"}},
 		"key for certificate": {TLSConfig{one.key, one.key, ""}, []string{"tls.cert: there is no certificate in "}},
@@ -57,7 +57,7 @@ func TestCheckTLS(t *testing.T) {
 		"old passphrase":      {TLSConfig{one.cert, legacy, ""}, []string{"tls.key: the key in " + legacy + " has a passphrase"}},
 		"no authority":        {TLSConfig{one.cert, one.key, one.key}, []string{"tls.client_ca: there is no certificate in "}},
 		"bad authority":       {TLSConfig{one.cert, one.key, file("bad.pem", pemOf("CERTIFICATE", []byte("x")))}, []string{"tls.client_ca: certificate 1 of "}},
-		"too long":            {TLSConfig{file("long.pem", make([]byte, maxPEM+1)), one.key, ""}, []string{"tls.cert: " + ca.dir + "/long.pem has 1048577 bytes"}},
+		"too long":            {TLSConfig{file("long.pem", make([]byte, maxPEM+1)), one.key, ""}, []string{"tls.cert: " + ca.dir + "/long.pem has more than the 1048576 bytes"}},
 		"as long as may be":   {TLSConfig{file("full.pem", append(bytes.Clone(cert), bytes.Repeat([]byte("\n"), maxPEM-len(cert))...)), one.key, ""}, nil},
 	} {
 		wrong := checkTLS(c.cfg)

@@ -43,9 +43,31 @@ func (s *Server) reloadWhenTold(ctx context.Context) error {
 			return nil
 		case <-s.reloads.signals:
 		}
-		if ctx.Err() == nil { // the daemon isn't about to stop
-			s.reload(ctx)
+		if ctx.Err() == nil && !s.reloadWithin(ctx) { // the daemon isn't about to stop
+			return nil
 		}
+	}
+}
+
+// reloadWithin reads the configuration again, and tells whether that has ended. Once ctx ends it is waited for
+// as long as for requests: a file system that hangs doesn't keep the daemon from ending.
+func (s *Server) reloadWithin(ctx context.Context) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.reload(ctx)
+	}()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+		return true
+	case <-time.After(s.timing.grace):
+		s.logger.Warn("the configuration is still being read, which isn't waited for", "after", s.timing.grace)
+		return false
 	}
 }
 
@@ -56,6 +78,9 @@ func (s *Server) reload(ctx context.Context) {
 	s.auditor.reopen()
 	r := s.reloads
 	wrong := s.adopt(ctx)
+	if ctx.Err() != nil {
+		return
+	}
 	r.mu.Lock()
 	if r.wrong = errors.Join(wrong...); r.wrong == nil {
 		r.since = time.Now()
@@ -75,6 +100,9 @@ func (s *Server) reload(ctx context.Context) {
 // adopt reads the configuration and has it count, or says what is wrong with it.
 func (s *Server) adopt(ctx context.Context) []error {
 	next, wrong := s.reloads.load()
+	if ctx.Err() != nil { // the daemon has stopped, or is about to
+		return []error{context.Cause(ctx)}
+	}
 	if len(wrong) > 0 {
 		for i, err := range wrong {
 			// It was root who read it at first, where there is run_as.
@@ -101,7 +129,7 @@ func (s *Server) adopt(ctx context.Context) []error {
 	for _, key := range kept {
 		s.logger.WarnContext(ctx, "a setting was changed that needs a restart", "setting", key)
 	}
-	warnExposed(s.logger, next)
+	warnDoubts(s.logger, next)
 	return nil
 }
 
@@ -134,8 +162,11 @@ func (l *loaded) placed(wrong []error) []error {
 	return placed
 }
 
-// warnExposed logs which files with secrets others may read.
-func warnExposed(logger *slog.Logger, l *loaded) {
+// warnDoubts logs which files with secrets others may read, and what of the configuration has no effect now.
+func warnDoubts(logger *slog.Logger, l *loaded) {
+	for _, err := range l.doubts() {
+		logger.Warn("a setting may have no effect, or keep the daemon from starting", "setting", err)
+	}
 	for _, e := range exposed(l.file, &l.cfg) {
 		logger.Warn("a file is open to others", "file", e.file, "mend", e.text)
 	}

@@ -174,8 +174,8 @@ func (s *settings) eachValue(fn func(one *setting, at keyPath, v reflect.Value))
 	walk(nil, nil, reflect.ValueOf(s).Elem())
 }
 
-// checkValues looks whether the settings that have few values have one of them, and whether numbers are
-// too small.
+// checkValues looks whether the settings that have few values have one of them, whether numbers are
+// too small or too great, and whether texts have a NUL.
 func (s *settings) checkValues() []*settingError {
 	var wrong []*settingError
 	s.eachValue(func(one *setting, at keyPath, v reflect.Value) {
@@ -190,12 +190,16 @@ func (s *settings) checkValues() []*settingError {
 		case one.max > 0 && v.Int() > one.max:
 			wrong = append(wrong, wrongf(at.String(), "%d is above %d", v.Int(), one.max))
 		}
-		if one.enum == nil {
+		values, ok := v.Interface().([]string)
+		if !ok && v.Kind() == reflect.String {
+			values = []string{v.String()}
+		}
+		if slices.ContainsFunc(values, func(value string) bool { return strings.Contains(value, "\x00") }) {
+			wrong = append(wrong, wrongf(at.String(), "there is a NUL character in it, which no path or name has"))
 			return
 		}
-		values, ok := v.Interface().([]string)
-		if !ok {
-			values = []string{v.String()}
+		if one.enum == nil {
+			return
 		}
 		for _, value := range values {
 			if slices.Contains(one.enum, value) {

@@ -21,7 +21,7 @@ type settings struct {
 	NetNS     string   `toml:"netns" flag:"--netns" reload:"no" doc:"Network namespace whose table is managed, by name as in ip netns or by path; empty for the daemon's own. The listeners stay where the daemon was started. It needs CAP_SYS_ADMIN."`
 	StateDir  string   `toml:"state_dir" flag:"--state-dir" reload:"no" doc:"Folder of what outlives the daemon: users of ctd passwd, tokens of ctd token, the audit log. It is made where it isn't there; empty: none, and [audit] needs another place."`
 	RunAs     string   `toml:"run_as" reload:"no" doc:"User to become once all is open, where the daemon is started as root; empty: stay."`
-	MaxBody   int64    `toml:"max_body" flag:"--max-body" reload:"no" doc:"How many bytes the body of a request may have."`
+	MaxBody   int64    `toml:"max_body" flag:"--max-body" min:"1" max:"1073741824" reload:"no" doc:"How many bytes the body of a request may have."`
 	Scope     string   `toml:"scope" enum:"either,orig,reply" doc:"By which addresses a flow is inside a caller's networks: those of its original direction, of its reply direction, or either."`
 	Hosts     []string `toml:"hosts" doc:"Names by which the daemon is called, as in the Host header, beside addresses and localhost."`
 	LogFormat string   `toml:"log_format" flag:"--log-format" reload:"no" enum:"text,json" doc:"Form of the log on standard error."`
@@ -49,7 +49,7 @@ type corsSettings struct {
 type limitsSettings struct {
 	Rate              int `toml:"rate" doc:"How many calls a minute a caller may make who has no rate of its own; 0 is no bound."`
 	KillsPerMinute    int `toml:"kills_per_minute" doc:"How many flows a minute a caller may kill or change who has no number of its own; 0 is no bound."`
-	Requests          int `toml:"requests" min:"1" doc:"How many requests are answered at a time."`
+	Requests          int `toml:"requests" min:"1" max:"65536" doc:"How many requests are answered at a time."`
 	RequestsPerCaller int `toml:"requests_per_caller" min:"1" doc:"How many of them for one caller."`
 }
 

@@ -81,7 +81,7 @@ func unreadable(files TLSConfig) string {
 		if name == "" {
 			continue
 		}
-		f, err := os.Open(name)
+		f, _, err := openRegular(name)
 		if err != nil {
 			return name
 		}
