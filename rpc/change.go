@@ -162,10 +162,11 @@ func noteReason(ctx context.Context, text string) {
 	}
 }
 
-// claim notes the name that somebody gives who isn't known.
+// claim notes the name that somebody gives who isn't known. It may be a secret: the auditor keeps only a name
+// that it knows.
 func (c *change) claim(name string) {
 	if c != nil {
-		c.call.Claimed = quoted(name)
+		c.call.Claimed = name
 	}
 }
 

@@ -245,7 +245,7 @@ func TestRecordPyctd(t *testing.T) {
 	want := []string{
 		"begin tester kill matched=2 flows=2,false params=[[1,2]] reason=", "end 7 kill changed=2 failed=0",
 		`begin tester change matched=1 flows=1,false params=["mark",3,9] reason=`, "end 7 change changed=1 failed=0",
-		`refused nobody"eve" login matched=? flows=0,false params= reason=: unauthenticated`,
+		`refused nobodyeve login matched=? flows=0,false params= reason=: unauthenticated`,
 	}
 	if !slices.Equal(r.lines, want) {
 		t.Errorf("\n%s\nwant\n%s", strings.Join(r.lines, "\n"), strings.Join(want, "\n"))

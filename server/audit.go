@@ -37,9 +37,14 @@ const auditErrorEvery = time.Minute
 type auditor struct {
 	to     string
 	log    atomic.Pointer[audit.Log] // nil until open
+	knows  func(name string) bool
 	logger *slog.Logger
 	say    *rate.Limiter
 }
+
+// unknownName stands in the record for a name that nobody has: somebody may have given a password or a token
+// in its place.
+const unknownName = "(unknown)"
 
 var _ rpc.Auditor = (*auditor)(nil)
 
@@ -51,11 +56,13 @@ func newAuditor(cfg audit.Config, logger *slog.Logger) *auditor {
 	return &auditor{to: cfg.To, logger: logger, say: rate.NewLimiter(rate.Every(auditErrorEvery), 1)}
 }
 
-// forService returns what a service needs; nil where nothing is to be recorded.
-func (a *auditor) forService() rpc.Auditor {
+// forService returns what a service needs; nil where nothing is to be recorded. Of the names that are only
+// claimed, those are recorded that knows tells.
+func (a *auditor) forService(knows func(name string) bool) rpc.Auditor {
 	if a == nil {
 		return nil
 	}
+	a.knows = knows
 	return a
 }
 
@@ -99,7 +106,7 @@ func (a *auditor) write(r audit.Record) error {
 
 // Begin is rpc.Auditor's.
 func (a *auditor) Begin(c rpc.AuditedCall) (id string, err error) {
-	r := auditRecord(audit.Begin, &c)
+	r := a.record(audit.Begin, &c)
 	if err := a.write(r); err != nil {
 		if a.say.Allow() {
 			a.logger.Error("a change can't be recorded and isn't made", "method", r.Method, "principal", clip(r.Principal), "error", err)
@@ -115,7 +122,7 @@ func (a *auditor) Begin(c rpc.AuditedCall) (id string, err error) {
 // End is rpc.Auditor's.
 func (a *auditor) End(id string, c rpc.AuditedCall, o rpc.AuditOutcome) {
 	r := audit.Record{Time: time.Now().UTC(), Event: audit.End, ID: id, Method: c.Method}
-	r.Principal, _ = whoOf(&c)
+	r.Principal, _ = a.whoOf(&c)
 	addOutcome(&r, &o)
 	if err := a.write(r); err != nil {
 		// What was done is done, so that it has to stand somewhere. There are no more of these than of changes
@@ -127,7 +134,7 @@ func (a *auditor) End(id string, c rpc.AuditedCall, o rpc.AuditOutcome) {
 
 // Refused is rpc.Auditor's.
 func (a *auditor) Refused(c rpc.AuditedCall, o rpc.AuditOutcome) {
-	r := auditRecord(audit.Refusal, &c)
+	r := a.record(audit.Refusal, &c)
 	addOutcome(&r, &o)
 	if err := a.write(r); err != nil && a.say.Allow() {
 		a.logger.Error("a refusal can't be recorded", "method", clip(r.Method), "error", err)
@@ -135,22 +142,25 @@ func (a *auditor) Refused(c rpc.AuditedCall, o rpc.AuditOutcome) {
 }
 
 // whoOf returns the caller's name, and who it is; nil where it is only claimed.
-func whoOf(c *rpc.AuditedCall) (string, rpc.Principal) {
-	if c.Principal == nil {
-		return c.Claimed, nil
+func (a *auditor) whoOf(c *rpc.AuditedCall) (string, rpc.Principal) {
+	switch {
+	case c.Principal != nil:
+		return c.Principal.Name(), c.Principal
+	case c.Claimed != "" && (a.knows == nil || !a.knows(c.Claimed)):
+		return unknownName, nil
 	}
-	return c.Principal.Name(), c.Principal
+	return c.Claimed, nil
 }
 
-// auditRecord makes the record of a call.
-func auditRecord(event audit.Event, c *rpc.AuditedCall) audit.Record {
+// record makes the record of a call.
+func (a *auditor) record(event audit.Event, c *rpc.AuditedCall) audit.Record {
 	now := time.Now().UTC()
 	r := audit.Record{
 		Time: now, Event: event, ID: newAuditID(now), From: c.From,
 		Protocol: c.Protocol, Method: c.Method, Params: c.Params, ParamsTruncated: c.Truncated, Reason: c.Reason,
 		Matched: c.Matched, Flows: c.Flows, FlowsTruncated: c.FlowsTruncated,
 	}
-	name, p := whoOf(c)
+	name, p := a.whoOf(c)
 	r.Principal = name
 	if p != nil {
 		r.Role, r.Via, r.Credential = p.Role(), p.Via(), p.Credential()

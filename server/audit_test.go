@@ -67,6 +67,7 @@ func TestAuditRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.auditor.knows = func(name string) bool { return name == "mallory" }
 	f.auditor.Refused(rpc.AuditedCall{Claimed: "mallory", From: "unix", Method: "login"}, rpc.AuditOutcome{
 		Err: &wire.Error{Code: wire.Unauthenticated, Message: "the credentials are not right"},
 	})
@@ -161,7 +162,7 @@ func TestAuditRefuses(t *testing.T) {
 	if got := finding(t, notOpen.Server, "audit"); got.Severity != severityError {
 		t.Errorf("not open: %+v", got)
 	}
-	if got := finding(t, none.Server, "audit"); got.Severity != severityInfo || none.auditor.forService() != nil {
+	if got := finding(t, none.Server, "audit"); got.Severity != severityInfo || none.auditor.forService(nil) != nil {
 		t.Errorf("none: %+v", got)
 	}
 }

@@ -159,12 +159,36 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err *wire.E
 	}
 }
 
-// refused records that a request was not let in. claimed is the name that its sender gave.
+// refused records that a request was not let in. claimed is the name that its sender gave, of which the
+// auditor keeps only one that it knows.
 func (s *Server) refused(r *http.Request, claimed string, err *wire.Error) {
 	if s.records == nil {
 		return
 	}
-	s.records.Refused(rpc.AuditedCall{
-		Principal: rpc.PrincipalFrom(r.Context()), Claimed: clip(claimed), From: visitOf(r.Context()).where,
-	}, rpc.AuditOutcome{Err: err})
+	v := visitOf(r.Context())
+	c := rpc.AuditedCall{Principal: rpc.PrincipalFrom(r.Context()), Claimed: claimed, From: v.where}
+	if c.Principal == nil && s.vouched(r, v, claimed) {
+		// Somebody who has no rights and wasn't recognised, but whose name is no secret.
+		c.Principal = auth.NewPrincipal(auth.Identity{Name: claimed})
+	}
+	s.records.Refused(c, rpc.AuditOutcome{Err: err})
 }
+
+// vouched tells whether a name is not only claimed: a trusted proxy gives it, or a session is its.
+func (s *Server) vouched(r *http.Request, v *visit, name string) bool {
+	if name == "" {
+		return false
+	}
+	if v.proxied && strings.TrimSpace(r.Header.Get(v.policy.cfg.Auth.Proxy.Header)) == name {
+		return true
+	}
+	id := cookieOf(r, v)
+	if id == "" {
+		return false
+	}
+	found := s.sessions.get(id)
+	return found != nil && found.principal.Name() == name
+}
+
+// knowsName tells whether a name that somebody claims is one that is known now.
+func (s *Server) knowsName(name string) bool { return s.policy.Load().auth.KnowsName(name) }

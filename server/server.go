@@ -95,7 +95,7 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 		secret: secret, auditor: newAuditor(cfg.Audit, logger), sessions: newSessions(),
 		helper: newRTSPHelper(cfg.RTSP, logger), ended: make(chan struct{}),
 	}
-	s.records = s.auditor.forService()
+	s.records = s.auditor.forService(s.knowsName)
 	p, wrong := s.newPolicy(cfg, nil)
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)

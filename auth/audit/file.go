@@ -47,7 +47,30 @@ func openFile(cfg Config) (*file, error) {
 		s.unlock()
 		return nil, err
 	}
+	if err := s.own(); err != nil {
+		s.f.Close()
+		s.unlock()
+		return nil, err
+	}
 	return s, nil
+}
+
+// recordBegin is what each line begins with.
+const recordBegin = `{"time":`
+
+// own refuses a file that begins with something else than a record, as a mistaken path may name anybody's.
+// A beginning may be torn, or after a power failure be zeros.
+func (s *file) own() error {
+	head := make([]byte, 256)
+	n, err := s.f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	line, _, _ := strings.Cut(strings.TrimLeft(string(head[:n]), "\x00\n"), "\n")
+	if strings.HasPrefix(line, recordBegin) || strings.HasPrefix(recordBegin, line) {
+		return nil
+	}
+	return fmt.Errorf("%s has something else than records, so that nothing is written into it; name another file, or move this one away", s.cfg.File)
 }
 
 // lockFile locks a file that it makes beside the record, as the record itself is set aside.
@@ -147,7 +170,7 @@ func look(f *os.File) (first time.Time, torn bool, err error) {
 
 // lineTime reads the time with which a line begins.
 func lineTime(line []byte) (time.Time, bool) {
-	rest, ok := strings.CutPrefix(string(line[:min(len(line), 64)]), `{"time":"`)
+	rest, ok := strings.CutPrefix(string(line[:min(len(line), 64)]), recordBegin+`"`)
 	if !ok {
 		return time.Time{}, false
 	}

@@ -218,3 +218,20 @@ func TestTornLine(t *testing.T) {
 		}
 	}
 }
+
+// TestOpenTakesTornFile: a file of records is opened however a crash has left it.
+func TestOpenTakesTornFile(t *testing.T) {
+	for _, text := range []string{
+		"", "\n", "{", `{"time":`, "{\"ti\n{\"time\":\"2026-11-22T04:15:00Z\"}\n", "\x00\x00\x00", strings.Repeat("\x00", 5000) + "\n{}",
+	} {
+		cfg := newConfig(t)
+		if err := os.WriteFile(cfg.File, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := openLog(t, cfg)
+		write(t, l, begin("a", t0))
+		if got := read(t, l, Query{}); len(got.Records) != 1 {
+			t.Errorf("%.20q: %+v", text, got)
+		}
+	}
+}

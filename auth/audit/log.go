@@ -44,9 +44,12 @@ type Log struct {
 	file    *file
 	closed  bool
 	quota   *quota
+	owed    owed
 	status  Status
 	reading chan struct{} // of maxReaders
 	now     func() time.Time
+
+	settleEvery time.Duration
 }
 
 // Status is how writing goes.
@@ -66,7 +69,10 @@ func Open(cfg Config, logger *slog.Logger) (*Log, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	l := &Log{cfg: cfg, logger: logger, quota: newQuota(cfg.MaxSize), reading: make(chan struct{}, maxReaders), now: time.Now}
+	l := &Log{
+		cfg: cfg, logger: logger, quota: newQuota(cfg.MaxSize), reading: make(chan struct{}, maxReaders), now: time.Now,
+		settleEvery: settleEvery,
+	}
 	switch cfg.To {
 	case ToFile:
 		f, err := openFile(cfg)
@@ -141,7 +147,8 @@ func (l *Log) Path() string {
 
 // Write writes a record, cut down to maxLine bytes. When it returns nil, the kernel or journald has
 // the whole line; else nothing of it is left. Refusals that are too many are counted instead, and
-// the next one that is written says how many there were.
+// the next one that is written says how many there were. An end that can't be written is kept, which
+// ErrOwed says, and written before anything else: the change was made.
 //
 // Lines aren't synced (fsync(2)): they outlive the daemon however it ends, while a power failure loses
 // the seconds that the kernel hadn't written back yet. It also loses the table, so that no changed flow
@@ -175,28 +182,40 @@ func (l *Log) Write(r Record) error {
 		}
 	}
 	if err := l.write(line, &r); err != nil {
-		if r.Event == Refusal {
+		switch {
+		case r.Event == Refusal:
 			l.quota.putBack(&r)
+		case r.Event == End && l.owe(line, &r):
+			err = fmt.Errorf("%w; %w", err, ErrOwed)
 		}
 		return fmt.Errorf("audit: %w", err)
 	}
 	return nil
 }
 
-// write writes a line and notes how it went; l.mu is held.
+// write writes a line, after what is owed, and notes how it went; l.mu is held.
 func (l *Log) write(line []byte, r *Record) error {
-	err := l.sink.write(line, r)
+	err := l.settle()
+	if err == nil {
+		err = l.sink.write(line, r)
+	}
 	if err != nil {
-		if l.status.Err == nil {
-			l.status.Since = l.now()
-		}
 		l.status.Failed++
 	} else {
 		l.status.Written++
 	}
+	l.note(err)
+	return err
+}
+
+// note notes how writing went; l.mu is held.
+func (l *Log) note(err error) {
+	if err != nil && l.status.Err == nil {
+		l.status.Since = l.now()
+	}
 	l.status.Err = err
 	if l.file == nil {
-		return err
+		return
 	}
 	if l.file.rotated {
 		l.file.rotated = false
@@ -206,7 +225,6 @@ func (l *Log) write(line []byte, r *Record) error {
 		l.logger.Warn("the audit file can't be set aside and grows on", "file", l.cfg.File, "error", failed)
 	}
 	l.status.Rotate = l.file.rotateErr
-	return err
 }
 
 // Status tells how writing goes.
@@ -245,6 +263,10 @@ func (l *Log) Close() error {
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil
+	}
+	if len(l.owed.ends) > 0 {
+		l.owed.timer.Stop()
+		l.note(l.settle()) // the daemon's log has those for which there is still no room
 	}
 	l.closed = true
 	return l.sink.close()

@@ -147,6 +147,10 @@ func TestOpenErrors(t *testing.T) {
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	const hosts = "127.0.0.1 localhost\n{\"time\":\"2026-11-22T04:15:00Z\"}\n"
+	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Symlink(plain, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
@@ -166,6 +170,7 @@ func TestOpenErrors(t *testing.T) {
 		"a link":                   {func(c *Config) { c.File = filepath.Join(dir, "link") }, "is a symbolic link"},
 		"a device":                 {func(c *Config) { c.File = "/dev/null" }, ""},
 		"under no folder":          {func(c *Config) { c.File = filepath.Join(plain, "audit.log") }, "not a directory"},
+		"another's file":           {func(c *Config) { c.File = filepath.Join(dir, "hosts") }, "name another file, or move this one away"},
 		"taken by another":         {func(c *Config) { c.File = filepath.Join(dir, "taken") }, "needs a file of its own"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -189,6 +194,9 @@ func TestOpenErrors(t *testing.T) {
 				t.Errorf("%q, want %q in it", err, tt.want)
 			}
 		})
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "hosts")); string(b) != hosts {
+		t.Errorf("it has been written into: %q, %v", b, err)
 	}
 	if err := ok.Check(); err == nil {
 		t.Error("without a path it is right")
