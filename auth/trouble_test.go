@@ -3,6 +3,7 @@ package auth
 import (
 	"errors"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -203,5 +204,41 @@ func TestCheckPassword(t *testing.T) {
 		if err := CheckPassword(password); !errors.Is(err, want) || want == nil && err != nil {
 			t.Errorf("%q: %v, want %v", password, err, want)
 		}
+	}
+}
+
+// TestTroubleNotOurs: a file that was given to another user can't be read by root without its
+// capabilities; that is told of before a right that was taken out of it is missed.
+func TestTroubleNotOurs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	f := newFixture(t, nil)
+	path := f.path("users.toml")
+	write(t, path, "[[user]]\nname = \"bob\"\nrole = \"viewer\"\n")
+	f.c.after(lookEvery)
+	if _, ok := f.a.user("bob"); !ok {
+		t.Fatal("not read")
+	}
+	var list []Trouble
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // which ends with the goroutine: it isn't unlocked
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		err := unix.Capget(&header, &data[0])
+		data[0].Effective &^= 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
+		if err == nil {
+			err = errors.Join(os.Chown(path, 1234, 1234), unix.Capset(&header, &data[0]))
+		}
+		f.c.after(lookEvery)
+		list = f.a.Trouble()
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != 1 || !list[0].Kept || !errors.Is(list[0].Err, os.ErrPermission) {
+		t.Errorf("%+v", list)
 	}
 }
