@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"runtime"
+	"runtime/debug"
+	"sync"
 	"sync/atomic"
 
 	"ctd/rpc/wire"
@@ -22,8 +24,10 @@ const (
 	freeMemory = 64 << 10
 	// memoryPiece is how much is taken at a time.
 	memoryPiece = 64 << 10
-	// collectedMemory is from where on the garbage of a request is collected at its end.
+	// collectedMemory is from where on the garbage of a request is collected at its end, and tightMemory how
+	// much the process may have before garbage is collected eagerly, while there are such requests.
 	collectedMemory = 4 << 20
+	tightMemory     = 64 << 20
 )
 
 // The estimates of what a body becomes, in bytes.
@@ -82,8 +86,39 @@ func (c *claim) take(n int) *wire.Error {
 			Hint: "try again in a moment, or split it into several",
 		}
 	}
-	c.held += need
+	before := c.held
+	if c.held += need; before < collectedMemory && c.held >= collectedMemory {
+		bigRequests.begin()
+	}
 	return nil
+}
+
+// tightness holds the memory of the process tight (runtime/debug.SetMemoryLimit) while there are big requests: the
+// garbage of a few of them could be more than all that is in use. At other times a limit would cost time
+// where much is in use, as by the ids of pyctd's sessions.
+type tightness struct {
+	mu     sync.Mutex
+	big    int
+	before int64 // the limit at other times
+}
+
+var bigRequests tightness
+
+func (t *tightness) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.big++; t.big == 1 {
+		t.before = debug.SetMemoryLimit(-1)
+		debug.SetMemoryLimit(min(t.before, tightMemory))
+	}
+}
+
+func (t *tightness) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.big--; t.big == 0 {
+		debug.SetMemoryLimit(t.before)
+	}
 }
 
 // give gives n bytes back, to be taken again.
@@ -121,6 +156,7 @@ func (c *claim) item(v any, before int64) (any, *wire.Error) {
 func (c *claim) end() {
 	if c.held >= collectedMemory {
 		runtime.GC()
+		bigRequests.end()
 	}
 	c.memory.left.Add(c.held)
 	c.used, c.held = 0, 0
