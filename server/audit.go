@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -112,11 +113,23 @@ func (a *auditor) Begin(c rpc.AuditedCall) (id string, err error) {
 			a.logger.Error("a change can't be recorded and isn't made", "method", r.Method, "principal", clip(r.Principal), "error", err)
 		}
 		return "", &wire.Error{
-			Code: wire.Unavailable, Message: "the change can't be recorded, so it isn't made",
+			Code: wire.Unavailable, Message: "the change can't be recorded, so it isn't made", Errno: errnoOf(err),
 			Hint: "see the daemon's log and server.doctor: the disk may be full, or the record's folder not writable",
 		}
 	}
 	return r.ID, nil
+}
+
+// errnoOf returns why a record can't be written by the name of its errno: by having one this differs from what
+// is unavailable after a part was done (see wire.Error.Exit). What has none is EIO.
+func errnoOf(err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		if name := unix.ErrnoName(errno); name != "" {
+			return name
+		}
+	}
+	return "EIO"
 }
 
 // End is rpc.Auditor's.
@@ -125,10 +138,10 @@ func (a *auditor) End(id string, c rpc.AuditedCall, o rpc.AuditOutcome) {
 	r.Principal, _ = a.whoOf(&c)
 	addOutcome(&r, &o)
 	if err := a.write(r); err != nil {
-		// What was done is done, so that it has to stand somewhere. There are no more of these than of changes
-		// that began.
+		// What was done is done, so that it has to stand somewhere, also where it is written later: the daemon
+		// may end before. There are no more of these than of changes that began.
 		text, _ := json.Marshal(&r)
-		a.logger.Error("the end of a change can't be recorded", "record", string(text), "error", err)
+		a.logger.Error("the end of a change can't be recorded", "record", string(text), "later", errors.Is(err, audit.ErrOwed), "error", err)
 	}
 }
 
@@ -220,6 +233,10 @@ func (s *Server) audit(ctx context.Context, p wire.AuditParams) (wire.AuditResul
 		s.logger.ErrorContext(ctx, "the audit record can't be read", "error", err)
 		return wire.AuditResult{}, &wire.Error{Code: wire.Unavailable, Message: "the record can't be read", Hint: "the daemon's log says more"}
 	}
+	if names := s.registry.Names(); q.Method != "" && len(got.Records) == 0 && !slices.Contains(names, q.Method) {
+		// Strangers call, and earlier versions had, methods that there aren't: those can be asked for too.
+		return wire.AuditResult{}, unknownWord("method", q.Method, names, "there is no such method, and none was called")
+	}
 	result := wire.AuditResult{Records: make([]wire.AuditRecord, len(got.Records)), Truncated: got.Truncated, Unread: got.Unread}
 	for i := range got.Records {
 		result.Records[i] = wireRecord(&got.Records[i])
@@ -241,6 +258,12 @@ func auditQuery(p *wire.AuditParams) (audit.Query, error) {
 	if p.Until != nil {
 		q.Until = *p.Until
 	}
+	if p.Since != nil && p.Until != nil && q.Until.Before(q.Since) {
+		return refuse("", "until: it is before since")
+	}
+	if outcomes := auditOutcomes(); q.Outcome != "" && !slices.Contains(outcomes, q.Outcome) {
+		return audit.Query{}, unknownWord("outcome", q.Outcome, outcomes, "it is none of "+strings.Join(outcomes, ", "))
+	}
 	switch {
 	case p.Limit == 0:
 		q.Limit = defaultAuditLimit
@@ -261,9 +284,30 @@ func auditQuery(p *wire.AuditParams) (audit.Query, error) {
 			address = address.Unmap().WithZone("")
 			network = netip.PrefixFrom(address, address.BitLen())
 		}
+		if network != network.Masked() {
+			return refuse("", "from: %q has bits set beyond its length; the network is %s", p.From, network.Masked())
+		}
 		q.From = network
 	}
 	return q, nil
+}
+
+// auditOutcomes returns what a record may have as its outcome.
+func auditOutcomes() []string {
+	outcomes := []string{"ok", audit.Unknown}
+	for _, c := range wire.Codes() {
+		outcomes = append(outcomes, string(c))
+	}
+	return outcomes
+}
+
+// unknownWord returns an error for the value of a parameter that is none of words.
+func unknownWord(parameter, value string, words []string, why string) *wire.Error {
+	err := &wire.Error{Code: wire.InvalidParams, Message: fmt.Sprintf("%s: %q: %s", parameter, clip(value), why)}
+	if near := wire.Nearest(value, words); near != "" {
+		err.Hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	return err
 }
 
 // wireRecord makes a record of the contract's.

@@ -145,6 +145,10 @@ func TestAuditRefuses(t *testing.T) {
 		{"below 0", f.Server, admin, wire.AuditParams{Limit: -1}, wire.InvalidParams, "limit"},
 		{"above the most", f.Server, admin, wire.AuditParams{Limit: maxAuditLimit + 1}, wire.InvalidParams, "10000"},
 		{"no address", f.Server, admin, wire.AuditParams{From: "router"}, wire.InvalidParams, "from: want an address"},
+		{"bits beyond the network", f.Server, admin, wire.AuditParams{From: "10.0.0.7/8"}, wire.InvalidParams, "the network is 10.0.0.0/8"},
+		{"no such outcome", f.Server, admin, wire.AuditParams{Outcome: "permission-denied"}, wire.InvalidParams, `did you mean "permission_denied"?`},
+		{"no such method", f.Server, admin, wire.AuditParams{Method: "conntrack.kil"}, wire.InvalidParams, `did you mean "conntrack.kill"?`},
+		{"until before since", f.Server, admin, wire.AuditParams{Since: new(time.Unix(2, 0)), Until: new(time.Unix(1, 0))}, wire.InvalidParams, "until: it is before since"},
 		{"no network", f.Server, admin, wire.AuditParams{From: "10.0.0.0/33"}, wire.InvalidParams, "from: want an address"},
 	} {
 		_, err := tt.server.audit(rpc.WithPrincipal(t.Context(), tt.who), tt.p)
@@ -155,6 +159,13 @@ func TestAuditRefuses(t *testing.T) {
 	}
 	if _, err := f.Server.audit(t.Context(), wire.AuditParams{}); err == nil {
 		t.Error("nobody may read")
+	}
+	f.auditor.Refused(rpc.AuditedCall{Method: "conntrack.bogus"}, rpc.AuditOutcome{Err: &wire.Error{Code: wire.Unauthenticated}})
+	if got := readAudit(t, f, wire.AuditParams{Method: "conntrack.bogus"}); len(got.Records) != 1 {
+		t.Errorf("a method that there isn't, and that was called: %+v", got)
+	}
+	if got := readAudit(t, f, wire.AuditParams{Method: "conntrack.kill", Outcome: "unknown"}); len(got.Records) != 0 {
+		t.Errorf("%+v", got)
 	}
 	if _, err := notOpen.auditor.Begin(kill()); err == nil {
 		t.Error("a change is made before the record is open")
@@ -189,7 +200,7 @@ func TestAuditFails(t *testing.T) {
 	for range 3 {
 		_, err := f.auditor.Begin(kill())
 		var we *wire.Error
-		if !errors.As(err, &we) || we.Code != wire.Unavailable || we.Hint == "" || strings.Contains(we.Message+we.Hint, path) {
+		if !errors.As(err, &we) || we.Code != wire.Unavailable || we.Errno != "ENOENT" || we.Exit() != wire.ExitRefused || we.Hint == "" || strings.Contains(we.Message+we.Hint, path) {
 			t.Errorf("%+v", err)
 		}
 	}
@@ -227,7 +238,7 @@ ctd_audit_records_total 1
 	if got := finding(t, f.Server, "audit"); got.Severity != severityOK {
 		t.Errorf("%+v", got)
 	}
-	if got := readAudit(t, f, wire.AuditParams{}); len(got.Records) != 2 {
+	if got := readAudit(t, f, wire.AuditParams{}); len(got.Records) != 2 || got.Records[0].ID != id || got.Records[0].Outcome != "ok" {
 		t.Errorf("%+v", got)
 	}
 }

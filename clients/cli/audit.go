@@ -19,13 +19,14 @@ type auditCmd struct {
 	Changes    bool   `help:"Only changes."`
 	Refusals   bool   `help:"Only refusals."`
 	Text       string `placeholder:"TEXT" help:"Only with this text in flows, parameters or reason."`
-	Limit      int    `placeholder:"N" help:"At most so many, the latest: from 1 to 10000, 100 where it isn't given."`
+	Limit      int    `placeholder:"N" default:"100" help:"At most so many, the latest: from 1 to 10000, 100 where it isn't given."`
 	FailIfNone bool   `help:"Exit with 1 where there is none."`
 }
 
 func (auditCmd) Help() string {
 	return `Shows who changed what, and who was refused, the latest last. A name with a question mark was only
-claimed by somebody who wasn't recognised. The outcome unknown is that of a change which is under way, or during which
+claimed by somebody who wasn't recognised; (unknown) stands for one that nobody has, as people type passwords where the
+name belongs. The outcome unknown is that of a change which is under way, or during which
 the daemon ended. It needs the role admin.
 
 Examples:
@@ -64,8 +65,8 @@ func (a *auditCmd) Run(s *session) error {
 func (a *auditCmd) params(now time.Time) (p wire.AuditParams, err error) {
 	p = wire.AuditParams{Principal: a.User, From: a.From, Method: a.Method, Outcome: a.Outcome, Text: a.Text, Limit: a.Limit}
 	switch {
-	case a.Limit < 0:
-		return p, usagef("--limit can't be below 0")
+	case a.Limit < 1:
+		return p, usagef("--limit: %d is not from 1 to 10000", a.Limit)
 	case a.Changes && a.Refusals:
 		return p, usagef("give --changes or --refusals; without either there are both")
 	case a.Changes:
@@ -76,8 +77,13 @@ func (a *auditCmd) params(now time.Time) (p wire.AuditParams, err error) {
 	if p.Since, err = pointInTime("--since", a.Since, now); err != nil {
 		return p, err
 	}
-	p.Until, err = pointInTime("--until", a.Until, now)
-	return p, err
+	if p.Until, err = pointInTime("--until", a.Until, now); err != nil {
+		return p, err
+	}
+	if p.Since != nil && p.Until != nil && p.Until.Before(*p.Since) {
+		return p, usagef("--until %s is before --since %s", a.Until, a.Since)
+	}
+	return p, nil
 }
 
 // pointInTime reads a time: so long ago, or a time of the clock's; nil for none.
@@ -160,7 +166,7 @@ func (s *session) auditRecords(r *wire.AuditResult) error {
 // auditRow returns the cells of a record.
 func auditRow(r *wire.AuditRecord) []string {
 	who := r.Principal
-	if who != "" && r.Via == "" {
+	if who != "" && who != "(unknown)" && r.Via == "" {
 		who += "?" // it is only claimed
 	}
 	return []string{

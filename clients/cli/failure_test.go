@@ -84,6 +84,12 @@ func TestPartlyDone(t *testing.T) {
 			t.Errorf("%s, after none: %d, want %d", code, got, code.Exit())
 		}
 	}
+	unrecorded := &wire.Error{Code: wire.Unavailable, Message: "no", Errno: "ENOSPC"} // so that it isn't made
+	for _, err := range []error{unrecorded, partly(unrecorded, true), fmt.Errorf("kill: %w", unrecorded)} {
+		if got := s.exit(err); got != int(wire.ExitRefused) {
+			t.Errorf("%v: %d, want %d", err, got, wire.ExitRefused)
+		}
+	}
 	if err := partly(nil, true); err != nil {
 		t.Error(err)
 	}

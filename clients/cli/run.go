@@ -232,10 +232,11 @@ func (s *session) exit(err error) int {
 		return int(wire.ExitUsage)
 	case errors.As(err, &rpc):
 		s.complain(rpcMessage(rpc), rpc.Hint)
-		if errors.As(err, new(partlyError)) {
-			return int(refusedExit(rpc.Code))
+		exit := rpc.Exit()
+		if exit == wire.ExitUsage && errors.As(err, new(partlyError)) {
+			exit = wire.ExitRefused
 		}
-		return int(rpc.Code.Exit())
+		return int(exit)
 	}
 	s.complain(err.Error(), "")
 	return int(wire.ExitOther)

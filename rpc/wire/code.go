@@ -133,6 +133,15 @@ type Error struct {
 // Error returns the message.
 func (e *Error) Error() string { return e.Message }
 
+// Exit returns the exit status of a command that ends with this error. It is the code's, but that of a change
+// that wasn't made as it can't be recorded: of what is unavailable, that alone has an errno.
+func (e *Error) Exit() Exit {
+	if e.Code == Unavailable && e.Errno != "" {
+		return ExitRefused
+	}
+	return e.Code.Exit()
+}
+
 // Is tells whether target is an *Error of the same code, so that
 // errors.Is(err, &wire.Error{Code: wire.NotFound}) works.
 func (e *Error) Is(target error) bool {
