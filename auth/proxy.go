@@ -54,12 +54,14 @@ var takenHeaders = []string{
 	"authorization", "host", "cookie", "origin", "x-csrf-token", "forwarded",
 	"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
 	"te", "trailer", "transfer-encoding", "upgrade",
+	// Others of that beginning name users.
+	"x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto", "x-forwarded-server",
 }
 
 // hasOtherMeaning tells whether a header can't have the name of a user.
 func hasOtherMeaning(header string) bool {
 	name := strings.ToLower(header)
-	return slices.Contains(takenHeaders, name) || strings.HasPrefix(name, "content-") || strings.HasPrefix(name, "x-forwarded-")
+	return slices.Contains(takenHeaders, name) || strings.HasPrefix(name, "content-")
 }
 
 // parseProxyNetwork reads an address or a network. One of everybody is refused: whoever is in it may call
