@@ -43,6 +43,13 @@ func (b *Budget) takeKills(n int) (ok bool, room int, wait time.Duration) {
 	return false, room, untilRoom(b.kills, n)
 }
 
+// giveBackKills gives back n that were taken and not used. What is more than a minute's is lost.
+func (b *Budget) giveBackKills(n int) {
+	if b != nil && b.kills != nil && n > 0 {
+		b.kills.AllowN(time.Now(), -n)
+	}
+}
+
 // untilRoom returns how long until there is room for n, at least a moment.
 func untilRoom(l *rate.Limiter, n int) time.Duration {
 	short := float64(n) - l.Tokens()

@@ -109,3 +109,6 @@ func (p *Principal) TakeCall() (wait time.Duration) { return p.id.Budget.takeCal
 func (p *Principal) TakeKills(n int) (ok bool, room int, wait time.Duration) {
 	return p.id.Budget.takeKills(n)
 }
+
+// GiveBackKills gives back n flows that were taken and not changed.
+func (p *Principal) GiveBackKills(n int) { p.id.Budget.giveBackKills(n) }

@@ -20,6 +20,7 @@ type change struct {
 	params  Params
 	secrets int  // how many of the first arguments are
 	open    bool // begin was called, and recorded it
+	taken   int  // from the caller's budget
 	id      string
 	began   time.Time
 }
@@ -34,7 +35,8 @@ func changeFrom(ctx context.Context) *change {
 // withChange returns a context for a call of a method.
 func (r *Registry) withChange(ctx context.Context, name string, p Params) (context.Context, *change) {
 	c := &change{auditor: r.auditor, params: p, began: time.Now()}
-	c.call.Method = name[:min(len(name), maxLoggedName)]
+	c.call.Method = wire.MaskTokens(name)
+	c.call.Method = c.call.Method[:min(len(c.call.Method), maxLoggedName)]
 	if m := r.methods[name]; m != nil {
 		c.secrets = m.Secrets
 	}
@@ -55,6 +57,7 @@ func (c *change) begin(ctx context.Context, n int, flows ...string) error {
 	if ok, room, wait := principal.TakeKills(n); !ok {
 		return errBudget(n, room, wait)
 	}
+	c.taken += n
 	if c.open {
 		return nil
 	}
@@ -66,6 +69,7 @@ func (c *change) begin(ctx context.Context, n int, flows ...string) error {
 	c.call.Matched, c.call.Flows, c.call.FlowsTruncated = &n, flows, len(flows) < n
 	var err error
 	if c.id, err = c.auditor.Begin(c.call); err != nil {
+		principal.GiveBackKills(n)
 		return err
 	}
 	c.open = true
@@ -100,7 +104,13 @@ func (c *change) fill(ctx context.Context) {
 
 // end records what became of a call, where it changed something or was refused.
 func (c *change) end(ctx context.Context, result any, failed *wire.Error) {
-	if c == nil || c.auditor == nil || !c.open && !isRefusal(failed) {
+	if c == nil {
+		return
+	}
+	if c.open && failed == nil { // of one that failed it isn't known what was done before
+		c.giveBack(ctx, result)
+	}
+	if c.auditor == nil || !c.open && !isRefusal(failed) {
 		return
 	}
 	o := AuditOutcome{Err: failed, Took: time.Since(c.began)}
@@ -119,6 +129,17 @@ func (c *change) end(ctx context.Context, result any, failed *wire.Error) {
 func (r *Registry) refused(ctx context.Context, protocol Protocol, failed *wire.Error) {
 	ctx, c := r.withChange(WithProtocol(ctx, protocol), "", Params{})
 	c.end(ctx, nil, failed)
+}
+
+// giveBack gives back to the caller's budget what was not changed after all.
+func (c *change) giveBack(ctx context.Context, result any) {
+	principal := c.call.Principal
+	if principal == nil {
+		principal = PrincipalFrom(ctx)
+	}
+	if n, _ := changesOf(result); n != nil && *n < c.taken && principal != nil {
+		principal.GiveBackKills(c.taken - *n)
+	}
 }
 
 // isRefusal tells whether a call failed because its caller may not make it. What the kernel doesn't

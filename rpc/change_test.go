@@ -52,6 +52,17 @@ func TestBudget(t *testing.T) {
 			t.Errorf("%s left %d, want %d", c.call, room, c.room)
 		}
 	}
+	// What wasn't changed after all, or could not be recorded, is given back.
+	b, r := newRecordedAPI(tcpFlows(6)...)
+	b.table.Deny(2, errors.New("no"))
+	room = 10
+	if _, err := b.as(t, p, "conntrack.kill", `{"filter": "id=1-5"}`); err != nil || room != 6 {
+		t.Errorf("%v, %d left, want 6", err, room)
+	}
+	r.full = true
+	if _, err := b.as(t, p, "conntrack.kill", `{"filter": "id=6"}`); err == nil || room != 6 {
+		t.Errorf("%v, %d left, want 6", err, room)
+	}
 	calls := 1
 	p.calls = &calls
 	if _, err := a.as(t, p, "conntrack.count", ""); err != nil {

@@ -39,6 +39,8 @@ type Principal interface {
 	// nothing is taken, and it returns for how many there is room now, and how long until there is for n;
 	// 0 is never.
 	TakeKills(n int) (ok bool, room int, wait time.Duration)
+	// GiveBackKills gives back n that were taken and not changed.
+	GiveBackKills(n int)
 }
 
 // Protocol is one of the two ways to call a method.
@@ -87,6 +89,7 @@ func (l *CallLog) call(method string) {
 		return
 	}
 	l.Calls++
+	method = wire.MaskTokens(method)
 	method = method[:min(len(method), maxLoggedName)]
 	if len(l.Methods) < maxLoggedMethods && !slices.Contains(l.Methods, method) {
 		l.Methods = append(l.Methods, method)
@@ -135,6 +138,7 @@ func (l *CallLog) reason(text string) {
 // printable returns at most maxLoggedReason bytes of a text. What can't be printed becomes a question mark,
 // so that no log has a line of the caller's making.
 func printable(text string) string {
+	text = wire.MaskTokens(text)
 	if len(text) > maxLoggedReason {
 		text = text[:maxLoggedReason]
 		for len(text) > 0 { // no half rune

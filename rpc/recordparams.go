@@ -51,7 +51,7 @@ func (r *paramRecorder) cut(v any) any {
 			if !r.fits(len(name) + 4) {
 				break
 			}
-			members[name] = r.cut(v[name])
+			members[wire.MaskTokens(name)] = r.cut(v[name])
 		}
 		return members
 	case []any:
@@ -78,6 +78,7 @@ func (r *paramRecorder) cut(v any) any {
 }
 
 func (r *paramRecorder) text(s string) string {
+	s = wire.MaskTokens(s)
 	most := max(0, min(maxRecordedText, r.room))
 	if len(s) > most {
 		r.truncated = true

@@ -31,6 +31,7 @@ func (c caller) Expires() time.Time                       { return time.Time{} }
 func (c caller) Valid() bool                              { return true }
 func (c caller) TakeCall() time.Duration                  { return 0 }
 func (c caller) TakeKills(int) (bool, int, time.Duration) { return true, 0, 0 }
+func (c caller) GiveBackKills(int)                        {}
 func (c caller) May(role string) bool {
 	ranks := []string{wire.RoleAny, wire.RoleViewer, wire.RoleOperator, wire.RoleAdmin}
 	rank := func(role string) int {

@@ -51,6 +51,12 @@ func (b bound) TakeKills(n int) (ok bool, room int, wait time.Duration) {
 	return true, 0, 0
 }
 
+func (b bound) GiveBackKills(n int) {
+	if b.room != nil {
+		*b.room += n
+	}
+}
+
 func boundTo(role string, networks ...string) bound {
 	b := bound{caller: caller{role}}
 	for _, n := range networks {

@@ -50,7 +50,7 @@ func (s *Server) logRequest(r *http.Request, w *responseWriter, log *rpc.CallLog
 	attrs := []slog.Attr{
 		slog.String("remote", visit.where),
 		slog.String("principal", clip(principal)),
-		slog.String("http", clip(r.Method+" "+r.URL.Path)),
+		slog.String("http", clip(wire.MaskTokens(r.Method+" "+r.URL.Path))),
 		slog.Int("status", w.status),
 	}
 	if log.Calls > 0 {

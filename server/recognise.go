@@ -55,7 +55,7 @@ func (s *Server) shown(r *http.Request, v *visit) (p *auth.Principal, given bool
 		return nil, true, auth.ErrWrong
 	}
 	if name, password, ok := r.BasicAuth(); ok {
-		v.claimed = name
+		v.claimed, v.byName = name, true
 		p, err = v.policy.auth.Password(r.Context(), v.from, name, password)
 		return p, true, err
 	}
@@ -107,6 +107,12 @@ func (v *visit) authError(err error) *wire.Error {
 	case errors.Is(err, auth.ErrUnavailable):
 		return &wire.Error{Code: wire.Unavailable, Message: "the credentials can't be checked now", Hint: "try again; the daemon's log says more"}
 	}
+	if v.byName {
+		return &wire.Error{
+			Code: wire.Unauthenticated, Message: "the credentials are not right",
+			Hint: "name or password is wrong, or an administrator has to give the name a role; a token may be the password of any name",
+		}
+	}
 	return &wire.Error{
 		Code: wire.Unauthenticated, Message: "the credentials are not right",
 		Hint: "the daemon's own token is made anew at each start: read it again from the file named token beside its socket",
@@ -116,6 +122,7 @@ func (v *visit) authError(err error) *wire.Error {
 // login recognises a user of pyctd's login. A token may be the password of any name.
 func (s *Server) login(ctx context.Context, name, password string) (rpc.Principal, error) {
 	v := visitOf(ctx)
+	v.byName = true
 	p, err := v.policy.auth.Password(ctx, v.from, name, password)
 	if err != nil {
 		return nil, v.authError(err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,13 @@ type reloads struct {
 	mu    sync.Mutex
 	since time.Time // when last was read
 	wrong error     // with what was read since; nil where that counts
+	kept  []string  // settings that need a restart
+}
+
+func (r *reloads) setKept(kept []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.kept = kept
 }
 
 // newReloads returns reloads of a configuration that was read.
@@ -115,7 +123,7 @@ func (s *Server) adopt(ctx context.Context) []error {
 	kept := next.keep(s.reloads.last)
 	if len(kept) > 0 { // what stays may not go with what doesn't
 		if wrong := next.configure(); len(wrong) > 0 {
-			return wrong
+			return []error{fmt.Errorf("it doesn't go with %s as the daemon has it now, which needs a restart: %w", strings.Join(kept, ", "), errors.Join(wrong...))}
 		}
 	}
 	next.cfg.Version = s.cfg.Version
@@ -125,6 +133,7 @@ func (s *Server) adopt(ctx context.Context) []error {
 	}
 	s.setPolicy(p)
 	s.reloads.last = next
+	s.reloads.setKept(kept)
 	s.reloads.level.Set(next.cfg.level())
 	for _, key := range kept {
 		s.logger.WarnContext(ctx, "a setting was changed that needs a restart", "setting", key)
@@ -144,6 +153,11 @@ func (l *loaded) keep(before *loaded) (kept []string) {
 			now.Set(was)
 			kept = append(kept, one.key())
 		}
+	}
+	// The listeners that there are speak TLS, or don't.
+	if now, was := &l.settings.TLS, before.settings.TLS; (now.Cert == "") != (was.Cert == "") {
+		*now = was
+		kept = append(kept, "tls.cert")
 	}
 	return kept
 }
@@ -177,6 +191,13 @@ func (s *Server) checkConfiguration(context.Context) wire.Finding {
 	s.reloads.mu.Lock()
 	defer s.reloads.mu.Unlock()
 	since := s.reloads.since.Format(time.DateTime)
+	if kept := s.reloads.kept; s.reloads.wrong == nil && len(kept) > 0 {
+		return wire.Finding{
+			Check: "configuration", Severity: severityInfo,
+			Message: fmt.Sprintf("the configuration counts as it was read at %s, but for what needs a restart: %s", since, strings.Join(kept, ", ")),
+			Mend:    "systemctl restart ctd",
+		}
+	}
 	if s.reloads.wrong == nil {
 		return wire.Finding{Check: "configuration", Severity: severityOK, Message: "the configuration counts as it was read at " + since}
 	}

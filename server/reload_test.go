@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -196,6 +197,41 @@ func TestReloadRestart(t *testing.T) {
 	want := []string{"listen", "run_as", "max_body", "audit.to", "helper.rtsp.ports", "helper.rtsp.queue"}
 	if !slices.Equal(got, append(want, want...)) {
 		t.Errorf("named: %q, want %q twice", got, want)
+	}
+}
+
+// TestReloadTLS: listeners stay as they are, with or without TLS, and all else of the file counts.
+func TestReloadTLS(t *testing.T) {
+	pair := newAuthority(t, "ca").server(t, "server", "localhost")
+	table := fmt.Sprintf("[tls]\ncert = %q\nkey = %q\n", pair.cert, pair.key)
+	for name, tt := range map[string]struct{ was, now string }{
+		"on":               {"", table},
+		"off":              {table, ""},
+		"off with listen":  {"listen = [\"http://127.0.0.1:1\", \"https://127.0.0.1:2\"]\n" + table, "listen = [\"http://127.0.0.1:1\"]\n"},
+		"on with a client": {"", "[[user]]\nname = \"jane\"\nrole = \"viewer\"\n" + table},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newReloadFixture(t, tt.was)
+			before := f.policy.Load().cfg
+			f.reloadWith(t, "hosts = [\"b\"]\n"+tt.now)
+			cfg := f.policy.Load().cfg
+			if !slices.Equal(cfg.Hosts, []string{"b"}) || cfg.TLS != before.TLS || !slices.Equal(cfg.Listen, before.Listen) {
+				t.Errorf("%+v\n%s", cfg, f.log)
+			}
+			if got := f.finding(t); got.Severity != severityInfo || !strings.Contains(got.Message, "tls.cert") || got.Mend == "" {
+				t.Errorf("doctor: %+v", got)
+			}
+			f.reloadWith(t, tt.was)
+			if got := f.finding(t); got.Severity != severityOK {
+				t.Errorf("as it was: %+v", got)
+			}
+		})
+	}
+	// What can't go with a setting that stays says so.
+	f := newReloadFixture(t, "")
+	f.reloadWith(t, table+"client_ca = \""+pair.cert+"\"\n[[user]]\nname = \"jane\"\nrole = \"viewer\"\ncertificates = [\"CN=jane\"]\n")
+	if got := f.finding(t); got.Severity != severityWarning || !strings.Contains(got.Message, "needs a restart") {
+		t.Errorf("doctor: %+v", got)
 	}
 }
 

@@ -37,7 +37,7 @@ type settings struct {
 }
 
 type tlsSettings struct {
-	Cert     string `toml:"cert" doc:"The server's certificate and its chain, in PEM."`
+	Cert     string `toml:"cert" doc:"The server's certificate and its chain, in PEM. To turn TLS on or off needs a restart."`
 	Key      string `toml:"key" doc:"Its key, in PEM."`
 	ClientCA string `toml:"client_ca" doc:"Authorities of client certificates, in PEM; empty: none are asked for. Whose a certificate is says [[user]]."`
 }

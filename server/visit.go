@@ -18,6 +18,7 @@ type visit struct {
 	where   string     // the same for people: address and port, or unix
 
 	shown     bool          // there is an Authorization header
+	byName    bool          // a name and a password were shown
 	claimed   string        // the name that the caller gave
 	wait      time.Duration // until the caller's credentials are looked at again
 	principal string        // who it was, for the log
