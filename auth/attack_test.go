@@ -136,7 +136,7 @@ func TestAttack(t *testing.T) {
 
 	p50 := func(d []time.Duration) time.Duration { return slices.Sorted(slices.Values(d))[len(d)/2] }
 	t.Logf("a hash takes %v alone; %d attempts in %v: %d looked at, %d told to wait; heap grew by %d KiB, %d addresses and %d names are kept",
-		alone, attempts, took, looked.Load(), waited.Load(), grown>>10, a.shared.slowing.offenders.len(), a.shared.slowing.names.len())
+		alone, attempts, took, looked.Load(), waited.Load(), grown>>10, len(a.shared.slowing.offenders.byKey), len(a.shared.slowing.names.byKey))
 	for i, what := range []string{"the attacked name from where it is known", "another name likewise", "the attacked name from elsewhere", "another name likewise"} {
 		if d := during[i]; len(d) > 0 {
 			t.Logf("meanwhile %d right logins, %s: p50 %v, max %v", len(d), what, p50(d), slices.Max(d))
@@ -150,10 +150,10 @@ func TestAttack(t *testing.T) {
 	if looked.Load() > 2*addresses {
 		t.Errorf("%d guesses were looked at", looked.Load())
 	}
-	if n := a.shared.slowing.offenders.len(); n > addresses {
+	if n := len(a.shared.slowing.offenders.byKey); n > addresses {
 		t.Errorf("%d addresses are kept, want at most %d", n, addresses)
 	}
-	if n := a.shared.slowing.names.len(); n > maxNamesKept {
+	if n := len(a.shared.slowing.names.byKey); n > maxNamesKept {
 		t.Errorf("%d names are kept, want at most %d", n, maxNamesKept)
 	}
 	if grown > 8<<20 {

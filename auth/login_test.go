@@ -91,7 +91,7 @@ func TestSameAtOnce(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("the other: %v", err)
 	}
-	if n := f.a.shared.slowing.offenders.len(); n != 0 {
+	if n := len(f.a.shared.slowing.offenders.byKey); n != 0 {
 		t.Errorf("%d addresses are kept", n)
 	}
 }

@@ -24,8 +24,6 @@ func newRankedTable[K comparable, V any](maximum int) *rankedTable[K, V] {
 	return &rankedTable[K, V]{max: maximum, byKey: map[K]*list.Element{}}
 }
 
-func (t *rankedTable[K, V]) len() int { return len(t.byKey) }
-
 // get returns what is at a key, which may be changed there; nil where there is nothing.
 func (t *rankedTable[K, V]) get(key K) *V {
 	if e, ok := t.byKey[key]; ok {

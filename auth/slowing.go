@@ -99,16 +99,23 @@ type attempt struct {
 	standing standing
 }
 
-func newAttempt(from netip.Addr, kind attemptKind, name string) attempt {
-	a := attempt{who: offender{from: from.Unmap().WithZone(""), kind: kind}, name: name}
-	switch {
-	case !from.IsValid():
-		a.who = offender{kind: kind, name: name}
-	case a.who.from.Is6():
-		network, _ := a.who.from.Prefix(ipv6Bits) // of a right length
-		a.who.from = network.Addr()
+// NetworkOf returns what of an address one host may have: all of an IPv4 address, and a /64 of IPv6. It is
+// what callers without a name are told apart by; the zero Prefix of no address.
+func NetworkOf(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = ipv6Bits
 	}
-	return a
+	n, _ := a.Prefix(bits) // it has at least as many bits
+	return n
+}
+
+func newAttempt(from netip.Addr, kind attemptKind, name string) attempt {
+	if !from.IsValid() {
+		return attempt{who: offender{kind: kind, name: name}, name: name}
+	}
+	return attempt{who: offender{from: NetworkOf(from).Addr(), kind: kind}, name: name}
 }
 
 type localUserKey struct{}

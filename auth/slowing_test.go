@@ -152,8 +152,8 @@ func TestRightIsNotCounted(t *testing.T) {
 		}
 		s.end(a, false)
 	}
-	if s.offenders.len() != 0 || s.names.len() != 0 {
-		t.Errorf("%d addresses and %d names are kept", s.offenders.len(), s.names.len())
+	if len(s.offenders.byKey) != 0 || len(s.names.byKey) != 0 {
+		t.Errorf("%d addresses and %d names are kept", len(s.offenders.byKey), len(s.names.byKey))
 	}
 	// Nor does it make wrong ones forgotten.
 	for range freeAttempts - 1 {
@@ -238,10 +238,10 @@ func TestSlowingIsBounded(t *testing.T) {
 		s.guess(from, name)
 		s.guess(from, name)
 	}
-	if got := s.offenders.len(); got != maxOffenders {
+	if got := len(s.offenders.byKey); got != maxOffenders {
 		t.Errorf("%d addresses are kept, want %d", got, maxOffenders)
 	}
-	if got := s.names.len(); got != maxNamesKept {
+	if got := len(s.names.byKey); got != maxNamesKept {
 		t.Errorf("%d names are kept, want %d", got, maxNamesKept)
 	}
 	if wait := s.wait(newAttempt(offender, byPassword, "joe")); wait != before {
@@ -252,8 +252,8 @@ func TestSlowingIsBounded(t *testing.T) {
 	}
 	c.after(time.Hour)
 	s.guess(addr("192.0.2.2"), "joe")
-	if s.offenders.len() != 1 || s.names.len() != 1 {
-		t.Errorf("an hour later %d addresses and %d names are kept", s.offenders.len(), s.names.len())
+	if len(s.offenders.byKey) != 1 || len(s.names.byKey) != 1 {
+		t.Errorf("an hour later %d addresses and %d names are kept", len(s.offenders.byKey), len(s.names.byKey))
 	}
 }
 
@@ -276,8 +276,8 @@ func TestRankedTable(t *testing.T) {
 		t.Error("the newest made room for itself")
 	}
 	r.sweep(func(v *int) bool { return *v != 4 })
-	if r.len() != 1 || r.get("d") == nil {
-		t.Errorf("%d are left", r.len())
+	if len(r.byKey) != 1 || r.get("d") == nil {
+		t.Errorf("%d are left", len(r.byKey))
 	}
 }
 
@@ -298,5 +298,16 @@ func TestLocalUsersApart(t *testing.T) {
 	}
 	if wait := s.wait(of("1001")); wait != 0 {
 		t.Errorf("another local user waits %v", wait)
+	}
+}
+
+// TestNetworkOf: an IPv6 host has a /64 to call from, which counts as one.
+func TestNetworkOf(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1/32", "2001:db8::1": "2001:db8::/64", "2001:db8::ffff:1:2": "2001:db8::/64", "fe80::1%eth0": "fe80::/64",
+	} {
+		if got := NetworkOf(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
 	}
 }

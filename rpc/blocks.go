@@ -54,7 +54,7 @@ func (s *Service) unblock(ctx context.Context, p *wire.UnblockParams) (any, erro
 	}
 	result := wire.UnblockResult{Matched: len(found)}
 	if !p.DryRun && len(found) > 0 {
-		if err := changeFrom(ctx).begin(ctx, len(found), blockTexts(found)...); err != nil {
+		if err := changeFrom(ctx).begin(ctx, len(found), firstTexts(found, func(b *cut.Block) string { return b.Src.String() + " - " + b.Dst.String() })...); err != nil {
 			return nil, err
 		}
 		if found, err = cutter.Unblock(found); err != nil {
@@ -64,14 +64,6 @@ func (s *Service) unblock(ctx context.Context, p *wire.UnblockParams) (any, erro
 	}
 	result.Blocks = blocksResult(found)
 	return result, nil
-}
-
-func blockTexts(blocks []cut.Block) []string {
-	texts := make([]string, min(len(blocks), maxRecordedFlows))
-	for i := range texts {
-		texts[i] = blocks[i].Src.String() + " - " + blocks[i].Dst.String()
-	}
-	return texts
 }
 
 // findBlocks returns the blocks that a filter means, those that end first in front, and what lifts them.

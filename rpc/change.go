@@ -35,8 +35,7 @@ func changeFrom(ctx context.Context) *change {
 // withChange returns a context for a call of a method.
 func (r *Registry) withChange(ctx context.Context, name string, p Params) (context.Context, *change) {
 	c := &change{auditor: r.auditor, params: p, began: time.Now()}
-	c.call.Method = wire.MaskTokens(name)
-	c.call.Method = c.call.Method[:min(len(c.call.Method), maxLoggedName)]
+	c.call.Method = loggedName(name)
 	if m := r.methods[name]; m != nil {
 		c.secrets = m.Secrets
 	}
@@ -58,6 +57,7 @@ func (c *change) begin(ctx context.Context, n int, flows ...string) error {
 		return errBudget(n, room, wait)
 	}
 	c.taken += n
+	c.call.Principal = principal
 	if c.open {
 		return nil
 	}
@@ -107,39 +107,27 @@ func (c *change) end(ctx context.Context, result any, failed *wire.Error) {
 	if c == nil {
 		return
 	}
-	if c.open && failed == nil { // of one that failed it isn't known what was done before
-		c.giveBack(ctx, result)
-	}
-	if c.auditor == nil || !c.open && !isRefusal(failed) {
-		return
-	}
 	o := AuditOutcome{Err: failed, Took: time.Since(c.began)}
-	if !c.open {
+	if c.open && failed == nil { // of one that failed it isn't known what was done before
+		o.Changed, o.Failed = changesOf(result)
+		if o.Changed != nil && *o.Changed < c.taken {
+			c.call.Principal.GiveBackKills(c.taken - *o.Changed)
+		}
+	}
+	switch {
+	case c.auditor == nil:
+	case c.open:
+		c.auditor.End(c.id, c.call, o)
+	case isRefusal(failed):
 		c.fill(ctx)
 		c.auditor.Refused(c.call, o)
-		return
 	}
-	if failed == nil {
-		o.Changed, o.Failed = changesOf(result)
-	}
-	c.auditor.End(c.id, c.call, o)
 }
 
 // refused records a request that was refused before a method was reached.
 func (r *Registry) refused(ctx context.Context, protocol Protocol, failed *wire.Error) {
 	ctx, c := r.withChange(WithProtocol(ctx, protocol), "", Params{})
 	c.end(ctx, nil, failed)
-}
-
-// giveBack gives back to the caller's budget what was not changed after all.
-func (c *change) giveBack(ctx context.Context, result any) {
-	principal := c.call.Principal
-	if principal == nil {
-		principal = PrincipalFrom(ctx)
-	}
-	if n, _ := changesOf(result); n != nil && *n < c.taken && principal != nil {
-		principal.GiveBackKills(c.taken - *n)
-	}
 }
 
 // isRefusal tells whether a call failed because its caller may not make it. What the kernel doesn't
@@ -191,19 +179,13 @@ func (c *change) claim(name string) {
 	}
 }
 
-// flowTexts names the first of flows for a record.
-func flowTexts(flows []conntrack.Flow) []string {
-	texts := make([]string, min(len(flows), maxRecordedFlows))
+// firstTexts names the first of what is changed, for a record.
+func firstTexts[T any](all []T, text func(*T) string) []string {
+	texts := make([]string, min(len(all), maxRecordedFlows))
 	for i := range texts {
-		texts[i] = flowText(&flows[i])
+		texts[i] = text(&all[i])
 	}
 	return texts
 }
 
-func expectTexts(xs []conntrack.Expect) []string {
-	texts := make([]string, min(len(xs), maxRecordedFlows))
-	for i := range texts {
-		texts[i] = xs[i].Tuple.String()
-	}
-	return texts
-}
+func flowTexts(flows []conntrack.Flow) []string { return firstTexts(flows, flowText) }

@@ -162,8 +162,9 @@ const challenge = `Bearer realm="ctd"`
 // firstRead is how much room a body has at first whose length isn't announced.
 const firstRead = 8 << 10
 
-// readBody reads the whole body, whose size the handler has limited. Once the body
-// isn't needed any more, the caller calls done: the request may take its memory again. An error that isn't in the protocol's own code has an HTTP status too.
+// readBody reads the whole body, whose size the handler has limited. Once the body isn't needed any more,
+// the caller calls done: the request may take its memory again. An error that isn't in the protocol's own
+// code has an HTTP status too.
 func readBody(r *http.Request) (body []byte, done func(), failed *wire.Error) {
 	c := claimFrom(r.Context())
 	room := int64(firstRead)

@@ -89,8 +89,7 @@ func (l *CallLog) call(method string) {
 		return
 	}
 	l.Calls++
-	method = wire.MaskTokens(method)
-	method = method[:min(len(method), maxLoggedName)]
+	method = loggedName(method)
 	if len(l.Methods) < maxLoggedMethods && !slices.Contains(l.Methods, method) {
 		l.Methods = append(l.Methods, method)
 	}
@@ -104,6 +103,12 @@ func (l *CallLog) changes() {
 	if l != nil {
 		l.change.Store(true)
 	}
+}
+
+// loggedName is a method's name for logs and records, which may be anything that a caller sent.
+func loggedName(method string) string {
+	method = wire.MaskTokens(method)
+	return method[:min(len(method), maxLoggedName)]
 }
 
 // counted is a result that tells how many entries a call changed, and how many it could not.

@@ -89,7 +89,7 @@ func (s *Service) expectKill(ctx context.Context, p *wire.ExpectKillParams) (any
 		return result, nil
 	}
 	if len(found) > 0 {
-		if err := table.begin(ctx, len(found), expectTexts(found)...); err != nil {
+		if err := table.begin(ctx, len(found), firstTexts(found, func(x *conntrack.Expect) string { return x.Tuple.String() })...); err != nil {
 			return nil, err
 		}
 	}

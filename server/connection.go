@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+
+	"ctd/auth"
 )
 
 // maxConnections is how many connections a listener holds at a time. Others wait in the kernel's
@@ -63,16 +65,6 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	}
 }
 
-// networkOf returns what of an address one host may have: all of an IPv4 address, and a /64 of IPv6.
-func networkOf(a netip.Addr) netip.Prefix {
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = 64
-	}
-	n, _ := a.WithZone("").Prefix(bits) // it has at least as many bits; the zero Prefix of no address
-	return n
-}
-
 // enter counts a connection, unless there are as many from its address as there may be.
 func (l *limitListener) enter(remote net.Addr) (leave func(), ok bool) {
 	tcp, ok := remote.(*net.TCPAddr)
@@ -83,7 +75,7 @@ func (l *limitListener) enter(remote net.Addr) (leave func(), ok bool) {
 	if !a.IsValid() || a.IsLoopback() {
 		return func() {}, true
 	}
-	from := networkOf(a)
+	from := auth.NetworkOf(a)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.from[from] >= maxConnectionsPerAddress {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"ctd/auth"
 	"ctd/rpc"
 	"ctd/rpc/wire"
 )
@@ -50,7 +51,7 @@ func (p *places) of(r *http.Request) (work, sent *room, whose string) {
 	_, unix := unixConnection(r.Context())
 	switch {
 	case principal == nil:
-		return p.strangers, p.strangersSent, networkOf(visitOf(r.Context()).from).String()
+		return p.strangers, p.strangersSent, auth.NetworkOf(visitOf(r.Context()).from).String()
 	case unix:
 		return p.unix, p.unixSent, principal.Name()
 	}

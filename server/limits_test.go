@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -210,17 +209,6 @@ func TestStrangersAtATime(t *testing.T) {
 		defer strangers.mu.Unlock()
 		return len(strangers.callers) == 0
 	})
-}
-
-// TestNetworkOf: an IPv6 host has a /64 to call from, which counts as one.
-func TestNetworkOf(t *testing.T) {
-	for in, want := range map[string]string{
-		"192.0.2.1": "192.0.2.1/32", "2001:db8::1": "2001:db8::/64", "2001:db8::ffff:1:2": "2001:db8::/64", "fe80::1%eth0": "fe80::/64",
-	} {
-		if got := networkOf(netip.MustParseAddr(in)).String(); got != want {
-			t.Errorf("%s: %s, want %s", in, got, want)
-		}
-	}
 }
 
 // TestRoom: places are counted for all and for each, and given back once.

@@ -88,7 +88,7 @@ func defaultSettings() *settings {
 		Listen: []string{DefaultListen}, Socket: DefaultSocket, MaxBody: rpc.DefaultMaxBody,
 		StateDir: DefaultStateDir, Scope: "either", Hosts: []string{}, LogFormat: "text", LogLevel: "info",
 		CORS:   corsSettings{Origins: []string{}},
-		Limits: limitsSettings{Requests: 64, RequestsPerCaller: 16},
+		Limits: limitsSettings{Requests: defaultRequests, RequestsPerCaller: defaultRequestsPerCaller},
 		Audit:  auditSettings{To: audit.ToFile, MaxSize: 64 << 20, MaxFiles: 10, MaxAge: span(90 * 24 * time.Hour)},
 		Config: auth.DefaultConfig(),
 		Pyctd:  pyctdSettings{Rows: "struct", Addresses: "dotted"},
