@@ -107,15 +107,14 @@ func foldersFor(t *testing.T) (socket, state string) {
 // launched is a daemon that was started, and waits for its end.
 type launched struct {
 	cmd    *exec.Cmd
-	stdout logBuffer
-	stderr logBuffer
+	output logBuffer // what it says and logs, by one pipe: in its order
 }
 
 // launch starts a daemon in a namespace and waits until it is ready.
 func launch(t *testing.T, ns *conntracktest.NS, c *exec.Cmd) *launched {
 	t.Helper()
 	l := &launched{cmd: c}
-	c.Stdout, c.Stderr = &l.stdout, &l.stderr
+	c.Stdout, c.Stderr = &l.output, &l.output
 	var err error
 	ns.Do(func() { err = c.Start() })
 	if err != nil {
@@ -128,7 +127,7 @@ func launch(t *testing.T, ns *conntracktest.NS, c *exec.Cmd) *launched {
 		}
 	})
 	conntracktest.Eventually(t, "the daemon is ready", func() bool {
-		return strings.Contains(l.stdout.String(), "is ready") || strings.Contains(l.stderr.String(), "started") ||
+		return strings.Contains(l.output.String(), "is ready") || strings.Contains(l.output.String(), "started") ||
 			unix.Kill(c.Process.Pid, 0) != nil
 	})
 	return l
@@ -215,7 +214,7 @@ func TestPrivilegesDropped(t *testing.T) {
 			for range 20 {
 				calls.Go(func() {
 					if d, err := client.Doctor(t.Context()); err != nil || d.Findings[0].Severity != severityOK {
-						t.Errorf("%+v, %v\n%s", d, err, l.stderr.String())
+						t.Errorf("%+v, %v\n%s", d, err, l.output.String())
 					}
 					if _, err := client.Count(t.Context(), wire.CountParams{}); err != nil {
 						t.Error(err)
@@ -244,10 +243,10 @@ func TestPrivilegesDropped(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := c.Wait(); err != nil {
-				t.Errorf("exit: %v\n%s", err, l.stderr.String())
+				t.Errorf("exit: %v\n%s", err, l.output.String())
 			}
 			if left, _ := os.ReadDir(filepath.Dir(socket)); len(left) > 0 {
-				t.Errorf("left behind: %v\n%s", left, l.stderr.String())
+				t.Errorf("left behind: %v\n%s", left, l.output.String())
 			}
 		})
 	}
@@ -300,8 +299,8 @@ func TestRootAmongOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := launch(t, ns, exec.Command(program(t), "serve", "--config", os.DevNull, "--no-listen", "--socket", socket, "--state-dir", state))
-	if !strings.Contains(l.stderr.String(), "chown root "+filepath.Dir(socket)) {
-		t.Errorf("log: %s", l.stderr.String())
+	if !strings.Contains(l.output.String(), "chown root "+filepath.Dir(socket)) {
+		t.Errorf("log: %s", l.output.String())
 	}
 	client, err := ctdclient.New(ctdclient.Config{Server: "unix://" + socket})
 	if err != nil {
@@ -419,14 +418,14 @@ func TestPrivilegesRTSP(t *testing.T) {
 	c.Env = append(os.Environ(), serveEnv+"="+string(text))
 	l := launch(t, conntracktest.NewNS(t), c)
 	if kinds, _ := threads(t, c.Process.Pid); len(kinds) != 1 || !strings.HasPrefix(kinds[0].Uid, "65534 ") {
-		t.Fatalf("%+v\n%s", kinds, l.stderr.String())
+		t.Fatalf("%+v\n%s", kinds, l.output.String())
 	}
 	at := netip.AddrPortFrom(n.ServerAddr(false), 554)
 	rtsptest.StartGortsplibServer(t, n.Server, at, netip.Addr{})
 	rtsptest.StartGst(t, n.Client, rtsptest.URL(at), "1-0")
 	const aStream = 20
 	if got := n.Streams(n.Client, aStream, conntracktest.Slow(20*time.Second)); got < aStream {
-		t.Errorf("%d datagrams arrived\n%s", got, l.stderr.String())
+		t.Errorf("%d datagrams arrived\n%s", got, l.output.String())
 	}
 	client, err := ctdclient.New(ctdclient.Config{Server: "unix://" + socket})
 	if err != nil {
@@ -439,9 +438,9 @@ func TestPrivilegesRTSP(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := c.Wait(); err != nil {
-		t.Errorf("exit: %v\n%s", err, l.stderr.String())
+		t.Errorf("exit: %v\n%s", err, l.output.String())
 	}
 	if rules := n.Router.Exec("nft", "list", "ruleset"); strings.Contains(rules, "ctd_rtsp") {
-		t.Errorf("rules are left behind: %s\n%s", rules, l.stderr.String())
+		t.Errorf("rules are left behind: %s\n%s", rules, l.output.String())
 	}
 }
