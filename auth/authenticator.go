@@ -156,15 +156,16 @@ func (a *Authenticator) openFiles(cfg Config, before *Authenticator) {
 	}
 }
 
-// Certificate recognises the owner of a TLS client certificate that was verified; nil is nobody.
-func (a *Authenticator) Certificate(cert *x509.Certificate) *Principal {
+// Certificate recognises the owner of a TLS client certificate that was verified; nil is nobody. counts tells
+// at any later time whether it would be verified still; it may be called from many goroutines.
+func (a *Authenticator) Certificate(cert *x509.Certificate, counts func() bool) *Principal {
 	name, credential := a.certificates.user(cert)
 	if name == "" {
 		return nil
 	}
 	id, ok := a.userIdentity(name, ViaCertificate, credential, func(now *Authenticator) bool {
 		whose, _ := now.certificates.user(cert)
-		return whose == name
+		return whose == name && counts()
 	})
 	if !ok {
 		return nil

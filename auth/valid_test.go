@@ -20,7 +20,8 @@ func TestValidity(t *testing.T) {
 			Grants: []OIDCGrant{{Value: "a", Grant: Grant{Role: "viewer"}}},
 		}
 	}
-	byCertificate := func(f *fixture) *Principal { return f.a.Certificate(cert) }
+	counts := true
+	byCertificate := func(f *fixture) *Principal { return f.a.Certificate(cert, func() bool { return counts }) }
 	byProxy := func(f *fixture) *Principal { return f.a.ProxyUser("jane") }
 	strangeByProxy := func(f *fixture) *Principal { return f.a.ProxyUser("joan") }
 	byIssuer := func(f *fixture) *Principal {
@@ -35,6 +36,7 @@ func TestValidity(t *testing.T) {
 		"certificate, taken away":       {byCertificate, func(f *fixture) { jane(f).Certificates = nil }, false},
 		"certificate, another's":        {byCertificate, func(f *fixture) { jane(f).Name = "joan" }, false},
 		"certificate, another role":     {byCertificate, func(f *fixture) { jane(f).Role = "viewer" }, false},
+		"certificate, not verified":     {byCertificate, func(*fixture) { counts = false }, false},
 		"proxy, the same":               {byProxy, func(*fixture) {}, true},
 		"proxy, no more":                {byProxy, func(f *fixture) { f.cfg.Proxy.Addresses, f.cfg.Proxy.Role = nil, "" }, false},
 		"proxy, the user taken away":    {byProxy, func(f *fixture) { f.cfg.Users = nil }, false},
@@ -48,6 +50,7 @@ func TestValidity(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, set)
+			counts = true
 			p := tt.who(f)
 			if p == nil || !p.Valid() {
 				t.Fatalf("%v isn't let in", p)
@@ -69,7 +72,7 @@ func TestValidity(t *testing.T) {
 			next.Close()
 		})
 	}
-	if p := newFixture(t, set).a.Certificate(cert); !p.Expires().Equal(cert.NotAfter) {
+	if p := byCertificate(newFixture(t, set)); !p.Expires().Equal(cert.NotAfter) {
 		t.Errorf("ends at %v, want %v", p.Expires(), cert.NotAfter)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,9 +14,10 @@ import (
 )
 
 // certificateServer answers with the name in the client certificate that counts, over a listener of
-// the daemon's.
-func certificateServer(t testing.TB, f *fixture) (url string) {
+// the daemon's. counting tells of the latest request with a certificate whether that counts.
+func certificateServer(t testing.TB, f *fixture) (url string, counting func() bool) {
 	t.Helper()
+	var latest atomic.Pointer[func() bool]
 	f.cfg.Listen = []string{"127.0.0.1:0"}
 	listeners, err := listenAll(&f.cfg)
 	if err != nil {
@@ -32,8 +34,9 @@ func certificateServer(t testing.TB, f *fixture) (url string) {
 			t.Errorf("the body: %v", err)
 		}
 		name := "nobody"
-		if c := clientCertificate(r); c != nil {
+		if c, counts := clientCertificate(r); c != nil {
 			name = c.Subject.CommonName
+			latest.Store(&counts)
 		}
 		_, _ = io.WriteString(w, name)
 	})}
@@ -47,7 +50,7 @@ func certificateServer(t testing.TB, f *fixture) (url string) {
 		<-done
 		closeAll(listeners)
 	})
-	return "https://" + listeners[1].Addr().String()
+	return "https://" + listeners[1].Addr().String(), func() bool { return (*latest.Load())() }
 }
 
 // TestClientCertificate: a certificate counts while its authority does and until it ends, also in a connection
@@ -57,7 +60,7 @@ func TestClientCertificate(t *testing.T) {
 	cfg := ca.server(t, "server", "localhost").config()
 	cfg.ClientCA = second.file
 	f := tlsFixture(t, cfg)
-	url := certificateServer(t, f)
+	url, counting := certificateServer(t, f)
 	jane := second.client(t, "jane", time.Now().Add(time.Hour)).load(t)
 	const life = 4 * time.Second
 	short := time.Now().Truncate(time.Second).Add(conntracktest.Slow(life))
@@ -121,12 +124,18 @@ func TestClientCertificate(t *testing.T) {
 	}
 	was := read(t, second.file)
 	swap(append(read(t, third.file), was...))
+	if !counting() {
+		t.Error("what was begun ends, with another authority beside its own")
+	}
 	for name, c := range clients {
 		if got := who(c); got != "jane" {
 			t.Errorf("%s, with another authority beside its own: %s", name, got)
 		}
 	}
 	swap(read(t, third.file))
+	if counting() {
+		t.Error("what was begun goes on without its authority")
+	}
 	if got := who(clients["kept"]); got != "nobody" {
 		t.Errorf("kept, without its authority: %s", got)
 	}
@@ -147,6 +156,9 @@ func TestClientCertificate(t *testing.T) {
 		t.Fatal(wrong)
 	}
 	f.policy.Store(p)
+	if counting() {
+		t.Error("what was begun goes on where none are asked for")
+	}
 	for name, c := range clients {
 		if got := who(c); got != "nobody" {
 			t.Errorf("%s, where none are asked for: %s", name, got)

@@ -97,7 +97,7 @@ func TestLongHandshake(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	cfg := ca.server(t, "server", "localhost").config()
 	cfg.ClientCA = ca.file
-	url := certificateServer(t, tlsFixture(t, cfg))
+	url, _ := certificateServer(t, tlsFixture(t, cfg))
 	for n, ok := range map[int]bool{1: true, 50: true, 100: false} { // of some 400 bytes each
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			jane := ca.client(t, "jane", time.Now().Add(time.Hour)).load(t)
@@ -144,7 +144,7 @@ func TestLongRequests(t *testing.T) {
 	for name, authorities := range map[string]string{"without client certificates": "", "with them": ca.file} {
 		cfg := ca.server(t, "server", "localhost").config()
 		cfg.ClientCA = authorities
-		url := certificateServer(t, tlsFixture(t, cfg))
+		url, _ := certificateServer(t, tlsFixture(t, cfg))
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			client := httpsClient(t, ca)
 			tr := client.Transport.(*http.Transport)

@@ -28,8 +28,8 @@ func (s *Server) recognise(r *http.Request) (*auth.Principal, *wire.Error) {
 		// What is left would recognise the proxy, and whoever it lets through is somebody else.
 		return byProxy(r, v)
 	}
-	if cert := clientCertificate(r); cert != nil {
-		if p := v.policy.auth.Certificate(cert); p != nil {
+	if cert, counts := clientCertificate(r); cert != nil {
+		if p := v.policy.auth.Certificate(cert, counts); p != nil {
 			return p, nil
 		}
 	}

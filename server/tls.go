@@ -103,24 +103,29 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 }
 
 // clientCertificate returns the client certificate that a request's caller showed, if it counts still, else
-// nil: a connection may last longer than the certificate, or than its authority is trusted.
-func clientCertificate(r *http.Request) *x509.Certificate {
+// nil: a connection may last longer than the certificate, or than its authority is trusted. What was begun
+// with it, and lasts longer than the request, asks counts whether it still does.
+func clientCertificate(r *http.Request) (cert *x509.Certificate, counts func() bool) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return nil
+		return nil, nil
 	}
-	if c := connectionOf(r.Context()); c != nil && c.keys != nil {
-		ring := c.keys()
-		if ring == nil {
-			return nil
+	c, state := connectionOf(r.Context()), r.TLS
+	counts = func() bool {
+		if c != nil && c.keys != nil {
+			ring := c.keys()
+			if ring == nil {
+				return false
+			}
+			if now := ring.now(); now.authorities != c.authorities && !now.trusts(state.PeerCertificates) {
+				return false
+			}
 		}
-		if now := ring.now(); now.authorities != c.authorities && !now.trusts(r.TLS.PeerCertificates) {
-			return nil
-		}
+		return slices.ContainsFunc(state.VerifiedChains, lasts)
 	}
-	if !slices.ContainsFunc(r.TLS.VerifiedChains, lasts) {
-		return nil
+	if !counts() {
+		return nil, nil
 	}
-	return r.TLS.PeerCertificates[0]
+	return state.PeerCertificates[0], counts
 }
 
 // lasts tells whether no certificate of a chain has expired.
