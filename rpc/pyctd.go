@@ -92,7 +92,6 @@ func (p *pyctd) login(ctx context.Context, args []any) (any, error) {
 	CallLogFrom(ctx).principal(principal)
 	p.sessions[sid] = &pyctdSession{
 		sid: sid, principal: principal, used: p.now(), turn: make(chan struct{}, 1),
-		ids: make(map[flowKey]pyctdID), keys: make(map[uint32]flowKey),
 	}
 	p.schedule()
 	return sid, nil
@@ -144,8 +143,8 @@ func (v *pyctdView) stream(ctx context.Context, e encoder) error {
 	s.view++
 	err = v.rows(ctx, e, s)
 	// What a whole dump did not show has ended. The ids of one that broke off nobody has seen.
-	v.pyctd.forget(s, func(id pyctdID) bool {
-		return err == nil && id.view != s.view || err != nil && id.id >= first
+	v.pyctd.forget(s, func(h *handle) bool {
+		return err == nil && h.view != s.view || err != nil && h.id >= first
 	})
 	return err
 }

@@ -18,8 +18,9 @@ const (
 	maxSessions = 4096
 	// maxSessionsPerName bounds those of one name, so that nobody takes all.
 	maxSessionsPerName = 1024
-	// maxHandles bounds the ids that all sessions hold together, each of some 200 bytes.
-	maxHandles = 2_000_000
+	// maxHandles bounds the ids that all sessions hold together, which is some 42 MB. Those of one name hold
+	// half of them at most: more than the table's usual size.
+	maxHandles = 600_000
 )
 
 // pyctd are the sessions of its clients.
@@ -31,8 +32,9 @@ type pyctd struct {
 
 	mu       sync.Mutex
 	sessions map[string]*pyctdSession
-	handles  int  // ids held by all sessions
-	timer    bool // whether a sweep is to come
+	handles  int            // ids held by all sessions
+	byName   map[string]int // and by those of a name
+	timer    bool           // whether a sweep is to come
 }
 
 // pyctdSession is one client between login and its last call.
@@ -45,21 +47,17 @@ type pyctdSession struct {
 	active int // calls that run or wait; meanwhile the session doesn't end
 	held   int // ids it holds
 
-	turn chan struct{} // held during a call: a session's calls come one by one
-	next uint32
-	view uint32 // number of the last view
-	ids  map[flowKey]pyctdID
-	keys map[uint32]flowKey
+	turn    chan struct{} // held during a call: a session's calls come one by one
+	next    uint32
+	view    uint32 // number of the last view
+	handles handles
 }
-
-// pyctdID is the id of a flow and the last view that showed it.
-type pyctdID struct{ id, view uint32 }
 
 // newPyctdSessions returns the sessions of a service, of which there are none yet.
 func newPyctdSessions(s *Service) *pyctd {
 	p := &pyctd{
 		service: s, now: s.now, afterFunc: s.afterFunc, maxHandles: cmp.Or(s.maxHandles, maxHandles),
-		sessions: make(map[string]*pyctdSession),
+		sessions: make(map[string]*pyctdSession), byName: make(map[string]int),
 	}
 	if p.now == nil {
 		p.now = time.Now
@@ -91,8 +89,18 @@ func (p *pyctd) sessionsOf(name string) (n int) {
 
 // end forgets a session. p.mu is held.
 func (p *pyctd) end(s *pyctdSession) {
-	p.handles -= s.held
+	p.hold(s, -s.held)
 	delete(p.sessions, s.sid)
+}
+
+// hold counts n ids more that a session holds, or fewer. p.mu is held.
+func (p *pyctd) hold(s *pyctdSession, n int) {
+	name := s.principal.Name()
+	s.held += n
+	p.handles += n
+	if p.byName[name] += n; p.byName[name] == 0 {
+		delete(p.byName, name)
+	}
 }
 
 // schedule has the sessions that end swept away while there are any, so that they give back their
@@ -187,60 +195,66 @@ func (s *pyctdSession) done() { <-s.turn }
 // up from 1, so that none is ever given to another flow (as far as flowKey can tell them apart),
 // and stay within 31 bits, which is what every client can read.
 func (p *pyctd) id(s *pyctdSession, f *conntrack.Flow) (id uint32, twice bool, err error) {
-	key := keyOf(f)
-	if have, ok := s.ids[key]; ok {
-		s.ids[key] = pyctdID{have.id, s.view}
-		return have.id, have.view == s.view, nil
+	flow := keyOf(f)
+	if have := s.handles.of(&flow); have != nil {
+		twice, have.view = have.view == s.view, s.view
+		return have.id, twice, nil
 	}
 	if s.next == math.MaxInt32 {
 		return 0, false, &wire.Error{Code: wire.LimitExceeded, Message: "the session's ids are used up", Hint: "call login again"}
 	}
-	if !p.reserve(s) {
-		return 0, false, &wire.Error{
-			Code: wire.LimitExceeded, Message: "too many flows for the ids of all sessions together",
-			Hint: "call conntrack.list with a filter, which needs no ids",
-		}
+	if err := p.reserve(s); err != nil {
+		return 0, false, err
 	}
 	s.next++
-	s.ids[key] = pyctdID{s.next, s.view}
-	s.keys[s.next] = key
+	s.handles.add(handle{flow, s.next, s.view})
 	return s.next, false, nil
 }
 
 // reserve counts an id that a session will hold.
-func (p *pyctd) reserve(s *pyctdSession) bool {
+func (p *pyctd) reserve(s *pyctdSession) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.handles >= p.maxHandles {
+	whose := p.full(s)
+	if whose != "" {
 		p.expire()
+		whose = p.full(s)
 	}
-	if p.handles >= p.maxHandles {
-		return false
+	if whose != "" {
+		return &wire.Error{
+			Code: wire.LimitExceeded, Message: "too many flows for the ids of all sessions " + whose,
+			Hint: "end sessions that aren't used, which takes " + sessionIdle.String() + " without a call, or call conntrack.list with a filter, which needs no ids",
+		}
 	}
-	p.handles++
-	s.held++
-	return true
+	p.hold(s, 1)
+	return nil
+}
+
+// full says whose sessions hold as many ids as they may together, if that keeps a session from having one more.
+func (p *pyctd) full(s *pyctdSession) (whose string) {
+	name := s.principal.Name()
+	switch {
+	case p.byName[name] >= p.maxHandles/2:
+		return "of " + name
+	case p.handles >= p.maxHandles:
+		return "together"
+	}
+	return ""
 }
 
 // forget drops the ids of a session that ended tells.
-func (p *pyctd) forget(s *pyctdSession, ended func(id pyctdID) bool) {
-	for key, id := range s.ids {
-		if ended(id) {
-			delete(s.ids, key)
-			delete(s.keys, id.id)
-		}
-	}
+func (p *pyctd) forget(s *pyctdSession, ended func(*handle) bool) {
+	s.handles.drop(ended)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.handles -= s.held - len(s.ids)
-	s.held = len(s.ids)
+	p.hold(s, s.handles.count()-s.held)
 }
 
 // find returns the flow with an id, if it is the same flow still:
 // ErrNotFound where another one has taken its place. The kernel compares ids, which the new one
 // mostly shares, but not starts; so the flow is read just before.
 func (p *pyctd) find(ctx context.Context, t Table, s *pyctdSession, id uint32) (conntrack.Flow, error) {
-	held, ok := s.keys[id]
+	held, ok := s.handles.flow(id)
 	if !ok {
 		return conntrack.Flow{}, conntrack.ErrNotFound
 	}

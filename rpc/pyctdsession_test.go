@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -97,11 +98,11 @@ func TestPyctdSweep(t *testing.T) {
 	fire()
 }
 
-// TestPyctdMaxHandles: the ids of all sessions together are bounded; what a view that broke off
+// TestPyctdMaxHandles: the ids of all sessions of a name are bounded; what a view that broke off
 // took is given back.
 func TestPyctdMaxHandles(t *testing.T) {
 	p := newPyctd(PyctdConfig{})
-	if p.service.maxHandles = 5; newPyctdSessions(&Service{}).maxHandles != maxHandles {
+	if p.service.maxHandles = 10; newPyctdSessions(&Service{}).maxHandles != maxHandles {
 		t.Error("the limit is not maxHandles")
 	}
 	p.Registry = NewRegistry()
@@ -138,6 +139,124 @@ func TestPyctdMaxHandles(t *testing.T) {
 	p.fault(t, wire.LimitExceeded, "view", three)
 	p.now = p.now.Add(1) // the second session ends
 	p.view(t, three)
+}
+
+type namedCaller struct {
+	caller
+	name string
+}
+
+func (c namedCaller) Name() string { return c.name }
+
+// TestPyctdHandlesTogether: so are those of all names, of which one takes no more than half.
+func TestPyctdHandlesTogether(t *testing.T) {
+	p := newPyctdSessions(&Service{maxHandles: 9})
+	reserve := func(name string, want int) {
+		t.Helper()
+		s, got := &pyctdSession{principal: namedCaller{name: name}}, 0
+		for p.reserve(s) == nil {
+			got++
+		}
+		if got != want {
+			t.Errorf("%s got %d ids, want %d", name, got, want)
+		}
+		if err := p.reserve(s); ErrorOf(err).Code != wire.LimitExceeded {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	reserve("one", 4)
+	reserve("one", 0)
+	reserve("two", 4)
+	reserve("three", 1)
+}
+
+// TestHandles: a flow has its handle until that is dropped, and no id is another's.
+func TestHandles(t *testing.T) {
+	var h handles
+	key := func(i int) flowKey { return flowKey{id: uint32(i), start: int64(i) * 7} }
+	if k := key(1); h.of(&k) != nil {
+		t.Error("there is a handle in none")
+	}
+	const n = 3*handlesPiece + 10
+	live := map[int]uint32{} // ids by flow
+	next := uint32(0)
+	check := func(count int) {
+		t.Helper()
+		if h.count() != count || len(live) != count {
+			t.Fatalf("%d handles, want %d", h.count(), count)
+		}
+		for i := range n {
+			k := key(i)
+			id, want := live[i]
+			have := h.of(&k)
+			if (have != nil) != want || want && have.id != id {
+				t.Fatalf("flow %d: %+v, want id %d", i, have, id)
+			}
+			if flow, ok := h.flow(id); want && (!ok || flow != k) {
+				t.Fatalf("id %d is of %+v, %v; want flow %d", id, flow, ok, i)
+			}
+		}
+	}
+	add := func(i int) {
+		next++
+		live[i] = next
+		h.add(handle{key(i), next, 0})
+	}
+	for i := range n {
+		add(i)
+	}
+	check(n)
+	for _, left := range []func(i int) bool{
+		func(i int) bool { return i%3 != 0 },
+		func(i int) bool { return i < 2*handlesPiece },
+		func(i int) bool { return i < handlesPiece },
+		func(int) bool { return true },
+		func(int) bool { return false },
+	} {
+		dropped := map[uint32]bool{}
+		for i, id := range live {
+			if !left(i) {
+				dropped[id] = true
+				delete(live, i)
+			}
+		}
+		h.drop(func(n *handle) bool { return dropped[n.id] })
+		check(len(live))
+		for id := range dropped {
+			if _, ok := h.flow(id); ok {
+				t.Fatalf("id %d is there still", id)
+			}
+		}
+		for i := range 20 { // some of them come back, with other ids
+			if _, ok := live[i]; !ok {
+				add(i)
+			}
+		}
+		check(len(live))
+	}
+}
+
+// TestHandlesSize: hundreds of thousands may be held.
+func TestHandlesSize(t *testing.T) {
+	const n = 300_000
+	used := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := used()
+	var h handles
+	for i := range n {
+		h.add(handle{flowKey{id: uint32(i)}, uint32(i) + 1, 1})
+	}
+	after := used()
+	if each := float64(after-before) / n; each > 90 {
+		t.Errorf("a handle takes %.0f bytes", each)
+	} else {
+		t.Logf("a handle takes %.0f bytes", each)
+	}
+	runtime.KeepAlive(&h)
 }
 
 // TestPyctdSameID: the kernel gives a new flow with the tuple of one that ended the same id. By its
