@@ -199,9 +199,13 @@ func readBody(r *http.Request) (body []byte, done func(), failed *wire.Error) {
 }
 
 func errBodyTooLong(limit int64) *wire.Error {
-	return &wire.Error{
+	err := &wire.Error{
 		Code:    wire.LimitExceeded,
 		Message: "the body is longer than " + strconv.FormatInt(limit, 10) + " bytes",
 		Hint:    "split it into several requests",
 	}
+	if limit == MaxStrangerBody {
+		err.Hint = "it may be longer with a token or a password in the Authorization header, or in a session"
+	}
+	return err
 }

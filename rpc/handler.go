@@ -16,9 +16,8 @@ const (
 	// DefaultMaxBody is how many bytes a request's body may have where HandlerConfig doesn't
 	// say.
 	DefaultMaxBody = 8 << 20
-	// maxStrangerBody is how many it may have where the caller isn't known: enough for the
-	// methods that bring their own session.
-	maxStrangerBody = 256 << 10
+	// MaxStrangerBody is how many it may have where the caller isn't known: enough for a login.
+	MaxStrangerBody = 16 << 10
 )
 
 // HandlerConfig changes what NewHandler makes.
@@ -108,8 +107,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	limit, taken := h.maxBody, &claim{memory: h.known, most: knownMost}
-	if PrincipalFrom(r.Context()) == nil {
-		limit, taken = min(limit, maxStrangerBody), &claim{memory: h.strangers, most: strangerMost}
+	if !isKnown(r.Context()) {
+		limit, taken = min(limit, MaxStrangerBody), &claim{memory: h.strangers, most: strangerMost}
 	}
 	if r.ContentLength > limit {
 		fail(w, r, http.StatusRequestEntityTooLarge, errBodyTooLong(limit))
@@ -137,6 +136,14 @@ func charsetParam(charset string) map[string]string {
 	return map[string]string{"charset": charset}
 }
 
+// ForStrangers tells whether a request may be for somebody whom no credentials of HTTP's recognise: in XML-RPC
+// there are methods that bring their own session. In JSON-RPC there is nothing for a stranger, not even a
+// parser.
+func ForStrangers(r *http.Request) bool {
+	protocol, _, _ := protocolOf(r)
+	return protocol == XMLRPC
+}
+
 // check refuses what needs no look into the body.
 func (h *Handler) check(r *http.Request, protocol Protocol, charset string) (int, *wire.Error) {
 	if protocol == 0 {
@@ -155,9 +162,7 @@ func (h *Handler) check(r *http.Request, protocol Protocol, charset string) (int
 			Code: wire.Unsupported, Message: "charset " + quoted(charset) + " is not accepted", Hint: "JSON is UTF-8",
 		}
 	}
-	// An XML-RPC request may call a method that brings its own session; in JSON-RPC there is
-	// nothing for a stranger, not even a parser.
-	if protocol == JSONRPC && PrincipalFrom(r.Context()) == nil {
+	if PrincipalFrom(r.Context()) == nil && !ForStrangers(r) {
 		return http.StatusUnauthorized, errUnauthenticated()
 	}
 	return 0, nil

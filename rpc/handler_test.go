@@ -102,7 +102,7 @@ func TestBodyLimit(t *testing.T) {
 		limit                         int
 	}{
 		{"default", wire.RoleViewer, "application/json", call, DefaultMaxBody},
-		{"stranger", "", "text/xml", methodCall("session.raw"), maxStrangerBody},
+		{"stranger", "", "text/xml", methodCall("session.raw"), MaxStrangerBody},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for more, want := range []int{200, 413} {

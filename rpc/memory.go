@@ -19,7 +19,7 @@ const (
 	strangerMemory = 8 << 20
 	// knownMost and strangerMost are for one: the first is an import of wire.MaxImport flows.
 	knownMost    = 30 << 20
-	strangerMost = 3 << 20
+	strangerMost = 256 << 10
 	// freeMemory is what every request has, so that small ones are served whatever others take.
 	freeMemory = 64 << 10
 	// memoryPiece is how much is taken at a time.

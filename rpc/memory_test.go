@@ -58,17 +58,17 @@ func TestMemory(t *testing.T) {
 	xml := func(items int) string {
 		return methodCall("none", "<array><data>"+strings.Repeat("<value><struct/></value>", items)+"</data></array>")
 	}
-	const fits, tooMany = 500, 45_000 // objects, each counted for almost a kilobyte
+	const fits, tooMany = 500, 45_000 // objects, each counted for some 600 bytes or more
 	for _, c := range []struct {
 		name, role, contentType string
 		doc                     func(items int) string
 		memory                  func() *memory
 		all                     int64
-		tooMany                 int
+		fits, tooMany           int
 	}{
-		{"JSON", wire.RoleViewer, "application/json", json, func() *memory { return h.known }, knownMemory, tooMany},
-		{"XML", wire.RoleViewer, "text/xml", xml, func() *memory { return h.known }, knownMemory, tooMany},
-		{"a stranger's XML", "", "text/xml", xml, func() *memory { return h.strangers }, strangerMemory, 6000},
+		{"JSON", wire.RoleViewer, "application/json", json, func() *memory { return h.known }, knownMemory, fits, tooMany},
+		{"XML", wire.RoleViewer, "text/xml", xml, func() *memory { return h.known }, knownMemory, fits, tooMany},
+		{"a stranger's XML", "", "text/xml", xml, func() *memory { return h.strangers }, strangerMemory, 200, 650},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h = NewHandler(f.Registry, HandlerConfig{})
@@ -87,11 +87,11 @@ func TestMemory(t *testing.T) {
 			if c.role == "" {
 				status, code = 401, wire.Unauthenticated
 			}
-			begins(send(c.role, c.contentType, c.doc(fits)), status, code)
+			begins(send(c.role, c.contentType, c.doc(c.fits)), status, code)
 			begins(send(c.role, c.contentType, c.doc(c.tooMany)), 200, wire.LimitExceeded)
 			memory.left.Add(-c.all + 100<<10) // others take the most part
 			c.all = 100 << 10
-			begins(send(c.role, c.contentType, c.doc(fits)), 503, wire.Busy)
+			begins(send(c.role, c.contentType, c.doc(c.fits)), 503, wire.Busy)
 			begins(send(c.role, c.contentType, c.doc(1)), status, code)
 		})
 	}

@@ -30,6 +30,7 @@ type PyctdConfig struct {
 func (s *Service) registerPyctd(r *Registry) { s.registerPyctdSessions(r, newPyctdSessions(s)) }
 
 func (s *Service) registerPyctdSessions(r *Registry, p *pyctd) {
+	s.pyctd = p
 	add := func(m Method, fn func(ctx context.Context, args []any) (any, error)) {
 		m.Role, m.XMLOnly, m.Secrets = wire.RoleSession, true, 1 // the session's id
 		if m.Name == "login" {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"math"
+	"regexp"
 	"sync"
 	"time"
 
@@ -117,6 +118,40 @@ func (p *pyctd) schedule() {
 		p.expire()
 		p.schedule()
 	})
+}
+
+// SessionOf returns who began the session of pyctd's whose id is in the first bytes of a request, before it is
+// known what it calls; nil where there is none. Whoever has an id may as well be counted as its owner:
+// nobody else knows it.
+func (s *Service) SessionOf(head []byte) Principal {
+	sid := sidForm.Find(head)
+	if sid == nil || s.pyctd == nil {
+		return nil
+	}
+	p := s.pyctd
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.expire()
+	if session := p.sessions[string(sid)]; session != nil && session.principal.Valid() {
+		return session.principal
+	}
+	return nil
+}
+
+// sidForm is what rand.Text makes.
+var sidForm = regexp.MustCompile(`\b[A-Z2-7]{26}\b`)
+
+type sessionKey struct{}
+
+// WithSession returns a context of a request of a session's, by SessionOf. It may be as long as those of callers
+// who are recognised; its methods still ask for the session.
+func WithSession(ctx context.Context, p Principal) context.Context {
+	return context.WithValue(ctx, sessionKey{}, p)
+}
+
+// isKnown tells whether a request is of somebody who is recognised, or of a session's.
+func isKnown(ctx context.Context) bool {
+	return PrincipalFrom(ctx) != nil || ctx.Value(sessionKey{}) != nil
 }
 
 func errNoSession() *wire.Error {

@@ -86,6 +86,7 @@ type Service struct {
 
 	holders *turns
 	watches *turns
+	pyctd   *pyctd
 
 	// For tests; the real ones where nil or 0.
 	now        func() time.Time

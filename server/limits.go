@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -23,7 +25,7 @@ const (
 	// Of callers who aren't known: all, and those of one address.
 	strangerRequests           = 32
 	strangerRequestsPerAddress = 8
-	// placeWait is how long a request waits for a place, with its body unread.
+	// placeWait is how long a request waits for a place, with its body unread but for the beginning of a stranger's.
 	placeWait = time.Second
 )
 
@@ -45,9 +47,9 @@ func newPlaces(l Limits) *places {
 	}
 }
 
-// of returns the rooms for a request, and whose places in it are counted together.
-func (p *places) of(r *http.Request) (work, sent *room, whose string) {
-	principal := rpc.PrincipalFrom(r.Context())
+// of returns the rooms for a request of a principal's, nil being a stranger, and whose places in them are counted
+// together.
+func (p *places) of(r *http.Request, principal rpc.Principal) (work, sent *room, whose string) {
 	_, unix := unixConnection(r.Context())
 	switch {
 	case principal == nil:
@@ -111,6 +113,13 @@ func (m *room) take(ctx context.Context, whose string) (leave func(), err error)
 	}), nil
 }
 
+// takeSoon waits for a place as long as a request does.
+func (m *room) takeSoon(ctx context.Context, whose string) (leave func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, placeWait)
+	defer cancel()
+	return m.take(ctx, whose)
+}
+
 func acquire(ctx context.Context, s *semaphore.Weighted) bool {
 	return s.TryAcquire(1) || s.Acquire(ctx, 1) == nil
 }
@@ -122,29 +131,59 @@ func (s *Server) placed(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		work, sent, whose := visitOf(r.Context()).policy.places.of(r)
-		ctx, cancel := context.WithTimeout(r.Context(), placeWait)
-		leave, err := work.take(ctx, whose)
-		cancel()
+		principal := rpc.PrincipalFrom(r.Context())
+		if principal == nil {
+			r, principal = s.strange(w, r)
+		}
+		v := visitOf(r.Context())
+		work, sent, whose := v.policy.places.of(r, principal)
+		leave, err := work.takeSoon(r.Context(), whose)
 		if err != nil {
 			s.busy(w, r, "too many requests are under way")
 			return
 		}
-		if rpc.PrincipalFrom(r.Context()) == nil {
-			// net/http lifts it once the body is read. Connections that have no deadlines, as in tests, are left alone.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timing.strangerRead))
-		}
-		p := &placedWriter{ResponseWriter: w, r: r, server: s, leave: leave, sent: sent, whose: whose}
+		p := &placedWriter{ResponseWriter: w, r: r, server: s, leave: leave, work: work, sent: sent, whose: whose}
+		v.place = p
 		defer p.end()
 		next.ServeHTTP(p, r)
 	})
+}
+
+// strange reads the beginning of a stranger's request, which has no place meanwhile: of those that there are
+// for strangers a few slow ones would take all. Whose session of pyctd's it belongs to is no stranger: the request
+// is worked on as its owner's.
+func (s *Server) strange(w http.ResponseWriter, r *http.Request) (*http.Request, rpc.Principal) {
+	if r.Method != http.MethodPost || !rpc.ForStrangers(r) && r.URL.Path != sessionPath {
+		return r, nil
+	}
+	// net/http lifts it once the body is read. Connections that have no deadlines, as in tests, are left alone.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(s.timing.strangerRead))
+	// What keeps it from being read to its end is met again by who reads on.
+	head, _ := io.ReadAll(io.LimitReader(r.Body, rpc.MaxStrangerBody+1))
+	principal := s.sessionOf(head)
+	if principal != nil {
+		r = r.WithContext(rpc.WithSession(r.Context(), principal))
+		if len(head) > rpc.MaxStrangerBody {
+			_ = control.SetReadDeadline(time.Now().Add(s.timing.read))
+		}
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
+	return r, principal
 }
 
 // busy answers that there is no room now.
 func (s *Server) busy(w http.ResponseWriter, r *http.Request, message string) {
 	w.Header().Set("Retry-After", "1")
 	w.Header().Set("Connection", "close") // otherwise the body is awaited before the answer is sent
-	s.answerError(w, r, &wire.Error{Code: wire.Busy, Message: message, Hint: "try again in a moment"})
+	s.answerError(w, r, errBusy(message))
+}
+
+func errBusy(message string) *wire.Error {
+	return &wire.Error{Code: wire.Busy, Message: message, Hint: "try again in a moment"}
 }
 
 // placedWriter gives a request's place back once its answer is sent in pieces, and takes one among the
@@ -154,6 +193,7 @@ type placedWriter struct {
 	r       *http.Request
 	server  *Server
 	leave   func()
+	work    *room
 	sent    *room
 	whose   string
 	begun   bool
@@ -165,6 +205,23 @@ func (w *placedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // end gives back the place that the request has, whichever it is.
 func (w *placedWriter) end() { w.leave() }
+
+// without gives back a request's place at work while fn waits for something that takes long and bounds by itself
+// how many do. It is called by the goroutine that writes the answer.
+func (w *placedWriter) without(ctx context.Context, fn func()) error {
+	if w == nil || w.begun {
+		fn()
+		return nil
+	}
+	w.leave()
+	w.leave = func() {}
+	fn()
+	leave, err := w.work.takeSoon(ctx, w.whose)
+	if err == nil {
+		w.leave = leave
+	}
+	return err
+}
 
 // WriteHeader is http.ResponseWriter's.
 func (w *placedWriter) WriteHeader(status int) {

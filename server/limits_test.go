@@ -1,11 +1,9 @@
 package server
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -158,57 +156,6 @@ func get(t *testing.T, url string) *http.Request {
 		t.Fatal(err)
 	}
 	return r
-}
-
-// TestStrangersAtATime: strangers whose requests don't end keep out other strangers of their address, and
-// no caller who is known.
-func TestStrangersAtATime(t *testing.T) {
-	f := newFixture(t, Config{}, tcpFlows(10)...)
-	f.timing.strangerRead = conntracktest.Slow(2 * time.Second)
-	r := f.start(t)
-	const header = "POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/xml\r\n"
-	for range strangerRequestsPerAddress {
-		c, err := net.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if _, err := io.WriteString(c, header+"Content-Length: 100\r\n\r\n<"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	strangers := f.Server.policy.Load().places.strangers
-	conntracktest.Eventually(t, "they are at work", func() bool {
-		strangers.mu.Lock()
-		defer strangers.mu.Unlock()
-		c := strangers.callers["127.0.0.1/32"]
-		return c != nil && c.count == strangerRequestsPerAddress
-	})
-	c, err := net.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := io.WriteString(c, header+"Content-Length: 100\r\n\r\n<"); err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != 503 {
-		t.Errorf("one more: %d", resp.StatusCode)
-	}
-	began := time.Now()
-	if status, body := do(t, tcpClient(t), jsonCall(t, r.tcp+"/rpc", "conntrack.count", "")); status != 200 || time.Since(began) > conntracktest.Slow(500*time.Millisecond) {
-		t.Errorf("who is known: %d after %v: %s", status, time.Since(began), body)
-	}
-	conntracktest.Eventually(t, "they have had their time", func() bool {
-		strangers.mu.Lock()
-		defer strangers.mu.Unlock()
-		return len(strangers.callers) == 0
-	})
 }
 
 // TestRoom: places are counted for all and for each, and given back once.

@@ -123,11 +123,23 @@ func (v *visit) authError(err error) *wire.Error {
 func (s *Server) login(ctx context.Context, name, password string) (rpc.Principal, error) {
 	v := visitOf(ctx)
 	v.byName = true
-	p, err := v.policy.auth.Password(ctx, v.from, name, password)
-	if err != nil {
-		return nil, v.authError(err)
+	p, failed := v.loginBy(ctx, func() (*auth.Principal, error) {
+		return v.policy.auth.Password(ctx, v.from, name, password)
+	})
+	if failed != nil {
+		return nil, failed
 	}
 	return p, nil
+}
+
+// loginBy returns who logs in. Wrong passwords wait for each other, and then for a while. Meanwhile the request
+// has no place, so that they are in the way of no right one.
+func (v *visit) loginBy(ctx context.Context, check func() (*auth.Principal, error)) (p *auth.Principal, failed *wire.Error) {
+	var err error
+	if v.place.without(ctx, func() { p, err = check() }) != nil {
+		return nil, errBusy("too many requests are under way")
+	}
+	return p, v.authError(err)
 }
 
 // authenticated puts the principal of each request into its context. A caller without

@@ -35,7 +35,7 @@ const gcPercent = 50
 type timing struct {
 	readHeader time.Duration // for the header of a request
 	read       time.Duration // for a whole request
-	// strangerRead is for the rest of the request of a caller who isn't known, which takes one of few places.
+	// strangerRead is for the rest of the request of a caller who isn't known.
 	strangerRead time.Duration
 	idle         time.Duration // between two requests of a connection
 	// writeStall is how long an answer may be left unread before the connection is cut. It
@@ -77,11 +77,13 @@ type Server struct {
 	sessions *sessions // of the page
 	reloads  *reloads  // nil: the configuration isn't read again
 	registry *rpc.Registry
-	logger   *slog.Logger
-	started  time.Time
-	stopping atomic.Bool
-	ended    chan struct{} // closed by end when the daemon begins to stop
-	end      func()
+	// sessionOf returns whose session of pyctd's a request is of.
+	sessionOf func(head []byte) rpc.Principal
+	logger    *slog.Logger
+	started   time.Time
+	stopping  atomic.Bool
+	ended     chan struct{} // closed by end when the daemon begins to stop
+	end       func()
 }
 
 // New returns a server for a table. cutter ends connections; nil can't. secret is the token that
@@ -108,6 +110,7 @@ func New(cfg Config, table Table, cutter rpc.Cutter, secret string, logger *slog
 		HelperStatus: s.helperStatus, HelperSessions: s.helperSessions, HelperRules: s.helperRules,
 	}
 	service.Register(s.registry)
+	s.sessionOf = service.SessionOf
 	rpc.RegisterSystem(s.registry, cfg.Version)
 	return s, nil
 }

@@ -239,13 +239,12 @@ func (s *Server) loginOf(w http.ResponseWriter, r *http.Request, v *visit) (*aut
 		}
 	}
 	v.claimed = login.User
-	var p *auth.Principal
-	if login.Token != "" {
-		p, err = v.policy.auth.Bearer(r.Context(), v.from, login.Token)
-	} else {
-		p, err = v.policy.auth.Password(r.Context(), v.from, login.User, login.Password)
-	}
-	return p, v.authError(err)
+	return v.loginBy(r.Context(), func() (*auth.Principal, error) {
+		if login.Token != "" {
+			return v.policy.auth.Bearer(r.Context(), v.from, login.Token)
+		}
+		return v.policy.auth.Password(r.Context(), v.from, login.User, login.Password)
+	})
 }
 
 // showSession tells who is recognised, by a session or otherwise.

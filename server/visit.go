@@ -24,6 +24,7 @@ type visit struct {
 	principal string        // who it was, for the log
 	session   *session      // by whose cookie it was recognised; nil for another way
 	foreign   bool          // a page of a site that may call sent it
+	place     *placedWriter // where it is worked on; nil before
 }
 
 type visitKey struct{}

@@ -1,0 +1,194 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"ctd/auth"
+	"ctd/conntrack"
+	"ctd/conntrack/conntracktest"
+	"ctd/rpc"
+)
+
+// xmlCall makes a request without credentials.
+func xmlCall(t testing.TB, url, method string, params ...string) *http.Request {
+	t.Helper()
+	body := `<methodCall><methodName>` + method + `</methodName><params>`
+	for _, p := range params {
+		body += `<param><value>` + p + `</value></param>`
+	}
+	r, err := http.NewRequest(http.MethodPost, url+"/RPC2", strings.NewReader(body+`</params></methodCall>`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "text/xml")
+	return r
+}
+
+var sidForm = regexp.MustCompile(`<string>([A-Z2-7]{26})</string>`)
+
+// sidIn returns the id of a session in the answer of a login.
+func sidIn(t testing.TB, answer string) string {
+	t.Helper()
+	found := sidForm.FindStringSubmatch(answer)
+	if found == nil {
+		t.Fatalf("no session: %s", answer)
+	}
+	return found[1]
+}
+
+// fill takes all places that there are for strangers until the returned function is called.
+func (f *fixture) fill(t testing.TB) (free func()) {
+	t.Helper()
+	var all []func()
+	strangers := f.Server.policy.Load().places.strangers
+	for i := range strangerRequests {
+		leave, err := strangers.takeSoon(t.Context(), fmt.Sprint("other ", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, leave)
+	}
+	return func() {
+		for _, leave := range all {
+			leave()
+		}
+	}
+}
+
+// TestSlowStrangers: strangers whose requests don't end keep nobody out, whether from their address or from another.
+func TestSlowStrangers(t *testing.T) {
+	f := newFixture(t, Config{}, tcpFlows(10)...)
+	f.timing.strangerRead = conntracktest.Slow(2 * time.Second)
+	r := f.start(t)
+	address := strings.TrimPrefix(r.tcp, "http://")
+	var slow []net.Conn
+	for _, path := range []string{"/RPC2", sessionPath} {
+		contentType := map[string]string{"/RPC2": "text/xml", sessionPath: "application/json"}[path]
+		for i := range strangerRequests {
+			d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + i/8)}), 0))}
+			c, err := d.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: 100\r\n\r\n<", path, contentType); err != nil {
+				t.Fatal(err)
+			}
+			slow = append(slow, c)
+		}
+	}
+	for range 3 {
+		status, answer := do(t, tcpClient(t), xmlCall(t, r.tcp, "login", "jane", secret))
+		if status != 200 {
+			t.Errorf("a login: %d %s", status, answer)
+		}
+		status, answer = do(t, tcpClient(t), xmlCall(t, r.tcp, "view", sidIn(t, answer)))
+		if rows := strings.Count(answer, "orig_port_src"); status != 200 || rows != 10 {
+			t.Errorf("its view: %d with %d rows", status, rows)
+		}
+	}
+	for _, c := range slow {
+		_ = c.SetReadDeadline(time.Now().Add(conntracktest.Slow(10 * time.Second)))
+		if answer, err := io.ReadAll(c); err != nil || !strings.Contains(string(answer), "<fault>") && !strings.Contains(string(answer), "this is no login") {
+			t.Errorf("a slow one: %s, %v", answer, err)
+		}
+	}
+}
+
+// TestWaitingPasswords: strangers whose passwords wait to be looked at are in the way of no other call.
+func TestWaitingPasswords(t *testing.T) {
+	const cost = 12 // so that they wait
+	hash, err := bcrypt.GenerateFromPassword([]byte("right"), cost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, Config{Auth: auth.Config{Users: []auth.User{{Name: "jane", Password: string(hash), Grant: auth.Grant{Role: "viewer"}}}}})
+	r := f.start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	var sent atomic.Int64
+	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent.Add(1) }}
+	const guesses = strangerRequests + 16
+	for i := range guesses {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + i)}), 0))}
+		client := &http.Client{Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
+		guess := xmlCall(t, r.tcp, "login", "jane", fmt.Sprint("guess", i)).WithContext(httptrace.WithClientTrace(ctx, trace))
+		wg.Go(func() {
+			if resp, err := client.Do(guess); err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	conntracktest.Eventually(t, "the guesses are sent", func() bool { return sent.Load() == guesses })
+	time.Sleep(200 * time.Millisecond) // and mostly begun
+	status, answer := do(t, tcpClient(t), xmlCall(t, r.tcp, "login", "", secret))
+	if status != 200 {
+		t.Errorf("a login with a token: %d %s", status, answer)
+	}
+	places := f.Server.policy.Load().places.strangers
+	cancel()
+	wg.Wait()
+	conntracktest.Eventually(t, "all places are given back", func() bool {
+		places.mu.Lock()
+		defer places.mu.Unlock()
+		return len(places.callers) == 0
+	})
+}
+
+// TestSessionPlaces: calls with a session's id have the places, and the room, of its owner.
+func TestSessionPlaces(t *testing.T) {
+	f := newFixture(t, Config{}, tcpFlows(3)...)
+	r := f.start(t)
+	client := tcpClient(t)
+	_, answer := do(t, client, xmlCall(t, r.tcp, "login", "", secret))
+	sid := sidIn(t, answer)
+	free := f.fill(t)
+	if status, _ := do(t, client, xmlCall(t, r.tcp, "login", "", secret)); status != 503 {
+		t.Errorf("a login without a place: %d", status)
+	}
+	if status, _ := do(t, client, xmlCall(t, r.tcp, "view", strings.Repeat("A", len(sid)))); status != 503 {
+		t.Errorf("a guessed session without a place: %d", status)
+	}
+	if status, answer := do(t, client, xmlCall(t, r.tcp, "view", sid)); status != 200 || strings.Count(answer, "orig_port_src") != 3 {
+		t.Errorf("view: %d %s", status, answer)
+	}
+	ids := "<array><data>" + strings.Repeat("<value><int>2</int></value>", rpc.MaxStrangerBody/20) + "</data></array>"
+	if status, answer := do(t, client, xmlCall(t, r.tcp, "kill", sid, ids)); status != 200 || strings.Contains(answer, "fault") {
+		t.Errorf("a long kill: %d %s", status, answer)
+	}
+	if n, err := f.fake.Count(t.Context(), conntrack.Filter{}); err != nil || n != 2 {
+		t.Errorf("%d flows are left, %v", n, err)
+	}
+	// It is no credential for anything else.
+	if status, answer := do(t, client, xmlCall(t, r.tcp, "conntrack.count", "<string>"+sid+"</string>")); status != 401 && !strings.Contains(answer, "fault") {
+		t.Errorf("a method that wants a caller: %d %s", status, answer)
+	}
+	free()
+	for name, long := range map[string]*http.Request{
+		"with its length": xmlCall(t, r.tcp, "kill", strings.Repeat("A", len(sid)), ids),
+		"in chunks":       xmlCall(t, r.tcp, "kill", strings.Repeat("A", len(sid)), ids),
+	} {
+		if name == "in chunks" {
+			long.ContentLength = -1
+		}
+		if status, answer := do(t, client, long); status != 413 || !strings.Contains(answer, "or in a session") {
+			t.Errorf("a long call of a stranger's %s: %d %s", name, status, answer)
+		}
+	}
+}
