@@ -107,7 +107,7 @@ func TestReadJoinsAcrossFiles(t *testing.T) {
 // TestReadHoldsLittle: however many ends have no begin, and however much fits.
 func TestReadHoldsLittle(t *testing.T) {
 	r := newReading(Query{Limit: 100000, Principal: "nobody"})
-	for i := range 10 * maxPending {
+	for i := range 3 * maxPending {
 		e := end(fmt.Sprint(i), t0)
 		line, err := e.line()
 		if err != nil || r.line(line) != nil {
