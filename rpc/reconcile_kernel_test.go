@@ -197,9 +197,12 @@ func TestKernelBanWatch(t *testing.T) {
 		a.call(t, "conntrack.count", `{"filter": "proto=udp addr=`+to.String()+`"}`, &got)
 		return got.Count
 	}
+	// The hosts know each other: else most of what is sent at once would be lost while they get to.
+	tp.Ping(conntracktest.Path{}, 1)
 	began := time.Now()
 	send(banned, 50)
 	send(other, 50)
+	conntracktest.Eventually(t, "the flows", func() bool { return count(banned) == 50 && count(other) == 50 })
 	// What is sent below is nine times as much, and has to be on its way before the watch ends.
 	watch := 2 + int(30*time.Since(began).Seconds())
 	answer := make(chan wire.ReconcileResult, 1)
