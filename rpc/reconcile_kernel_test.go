@@ -202,9 +202,9 @@ func TestKernelBanWatch(t *testing.T) {
 	began := time.Now()
 	send(banned, 50)
 	send(other, 50)
-	conntracktest.Eventually(t, "the flows", func() bool { return count(banned) == 50 && count(other) == 50 })
 	// What is sent below is nine times as much, and has to be on its way before the watch ends.
 	watch := 2 + int(30*time.Since(began).Seconds())
+	conntracktest.Eventually(t, "the flows", func() bool { return count(banned) == 50 && count(other) == 50 })
 	answer := make(chan wire.ReconcileResult, 1)
 	failed := make(chan error, 1)
 	go func() {
