@@ -58,10 +58,6 @@ func TestAttack(t *testing.T) {
 	}
 	defer a.Close()
 	a.cost = cost
-	began := time.Now()
-	verifyPassword("", "x", cost)
-	alone := time.Since(began)
-
 	for _, name := range names {
 		if _, err := a.Password(t.Context(), addr("192.0.2.1"), name, "secret"); err != nil {
 			t.Fatal(err)
@@ -74,7 +70,7 @@ func TestAttack(t *testing.T) {
 		next           atomic.Int64
 		attack         = make(chan struct{})
 	)
-	began = time.Now()
+	began := time.Now()
 	for range atOnce {
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < attempts; i = next.Add(1) - 1 {
@@ -117,13 +113,20 @@ func TestAttack(t *testing.T) {
 	}
 	var during [4][]time.Duration
 	var after []time.Duration
+	hash := func() time.Duration {
+		began := time.Now()
+		verifyPassword("", "x", cost)
+		return time.Since(began)
+	}
+	var hashes []time.Duration // without a gate, meanwhile
 	for i := 0; ; i++ {
+		hashes = append(hashes, hash())
 		one := i % len(during)
 		during[one] = append(during[one], login(names[one%2], one < 2))
 		for next.Load() < int64(i)*attempts/rights {
 			time.Sleep(time.Millisecond)
 		}
-		if next.Load() >= attempts {
+		if next.Load() >= attempts && i >= len(during) {
 			break
 		}
 	}
@@ -135,7 +138,8 @@ func TestAttack(t *testing.T) {
 	grown := int64(heap()) - int64(before)
 
 	p50 := func(d []time.Duration) time.Duration { return slices.Sorted(slices.Values(d))[len(d)/2] }
-	t.Logf("a hash takes %v alone; %d attempts in %v: %d looked at, %d told to wait; heap grew by %d KiB, %d addresses and %d names are kept",
+	alone := p50(hashes)
+	t.Logf("a hash takes %v beside; %d attempts in %v: %d looked at, %d told to wait; heap grew by %d KiB, %d addresses and %d names are kept",
 		alone, attempts, took, looked.Load(), waited.Load(), grown>>10, len(a.shared.slowing.offenders.byKey), len(a.shared.slowing.names.byKey))
 	for i, what := range []string{"the attacked name from where it is known", "another name likewise", "the attacked name from elsewhere", "another name likewise"} {
 		if d := during[i]; len(d) > 0 {
@@ -159,9 +163,9 @@ func TestAttack(t *testing.T) {
 	if grown > 8<<20 {
 		t.Errorf("the heap grew by %d bytes", grown)
 	}
-	// A machine that is busy with other things may need longer for the hash itself.
+	// A machine that is busy with other things may need longer for the hash itself, as for those beside.
 	for _, d := range append(during[:], after) {
-		if limit := max(slow(100*time.Millisecond), 4*alone); p50(d) > limit {
+		if limit := max(slow(100*time.Millisecond), 6*alone); p50(d) > limit {
 			t.Errorf("a right login takes %v, want at most %v", p50(d), limit)
 		}
 	}

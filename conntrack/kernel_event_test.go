@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +126,7 @@ func sockets(t testing.TB) int {
 func TestKernelNewFlowsEnd(t *testing.T) {
 	_, table := tracking(t)
 	before, goroutines := sockets(t), runtime.NumGoroutine()
+	var took []time.Duration
 	for range 20 {
 		ctx, cancel := context.WithCancel(t.Context())
 		events := watch(t, table, ctx)
@@ -134,8 +136,9 @@ func TestKernelNewFlowsEnd(t *testing.T) {
 		for _, err := range events {
 			last = err
 		}
-		if !errors.Is(last, context.Canceled) || time.Since(ended) > conntracktest.Slow(100*time.Millisecond) {
-			t.Fatalf("ended with %v %v after the cancel", last, time.Since(ended))
+		took = append(took, time.Since(ended))
+		if !errors.Is(last, context.Canceled) {
+			t.Fatalf("ended with %v", last)
 		}
 
 		ctx, cancel = context.WithCancel(t.Context())
@@ -151,10 +154,13 @@ func TestKernelNewFlowsEnd(t *testing.T) {
 		if err := table.Kill(ctx, []conntrack.Key{made.Key()})[0]; err != nil {
 			t.Fatal(err)
 		}
-		if n := sockets(t); n > before+2 { // that of the second may be closing, and one may be idle
-			t.Fatalf("%d sockets, %d before", n, before)
-		}
+		// One may be idle.
+		conntracktest.Eventually(t, "only the last socket is left", func() bool { return sockets(t) <= before+2 })
 		cancel()
+	}
+	// The machine may have been busy with something else at one or the other end.
+	if slices.Sort(took); took[len(took)/2] > conntracktest.Slow(100*time.Millisecond) {
+		t.Errorf("the streams ended so long after the cancel: %v", took)
 	}
 	conntracktest.Eventually(t, "sockets and goroutines are gone", func() bool {
 		return sockets(t) <= before+1 && runtime.NumGoroutine() <= goroutines

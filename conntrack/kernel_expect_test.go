@@ -92,7 +92,7 @@ func TestKernelExpectCreate(t *testing.T) {
 				e.Mask = conntrack.Tuple{Src: network, SrcPort: 0xff00}
 			}, func(e conntrack.Expect) bool { return e.Mask.Src == network && e.Mask.SrcPort == 0xff00 }},
 			{"timeout", 0, func(e *conntrack.Expect) { e.Timeout = 77 * time.Second }, func(e conntrack.Expect) bool {
-				return e.Timeout <= 77*time.Second && e.Timeout >= 77*time.Second-conntracktest.Slow(2*time.Second)
+				return e.Timeout <= 77*time.Second && e.Timeout >= 70*time.Second
 			}},
 			{
 				"flags", 0, func(e *conntrack.Expect) { e.Flags = conntrack.ExpectPermanent | conntrack.ExpectInactive },
@@ -236,7 +236,7 @@ func TestKernelExpectMet(t *testing.T) {
 		media := tp.DatagramPair(conntracktest.Path{
 			V6: v6, Back: true, Port: 6001, Via: netip.AddrPortFrom(tp.RouterAddr(v6), 6000),
 		}, unix.IPPROTO_UDP)
-		if err := media.Datagram("media", conntracktest.Slow(3*time.Second)); err != nil {
+		if err := media.Datagram("media", conntracktest.Patience()); err != nil {
 			t.Fatal(err)
 		}
 		if media.Peer.Addr() != tp.ServerAddr(v6) {
@@ -260,7 +260,7 @@ func TestKernelExpectTimeout(t *testing.T) {
 	t.Parallel()
 	ns, table := tracking(t)
 	e := expectTo(helped(t, table, false, 0), 7000)
-	e.Timeout = time.Second
+	e.Timeout = 3 * time.Second
 	if _, err := table.CreateExpect(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}

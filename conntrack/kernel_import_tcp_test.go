@@ -9,6 +9,8 @@ import (
 
 	"ctd/conntrack"
 	"ctd/conntrack/conntracktest"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestKernelImportTCP moves a connection when the client has yet to hear of what the server has
@@ -34,6 +36,7 @@ func TestKernelImportTCP(t *testing.T) {
 				t.Parallel()
 				p := conntracktest.NewPair(t)
 				p.Client.Sysctl("net.ipv4.tcp_retrans_collapse", "0")
+				p.Client.Sysctl("net.ipv4.tcp_early_retrans", "0") // no probe that sends the last segment again
 				client, server := p.Dial(v6)
 				exchange(t, client, server)
 				p.Client.Nft("table inet lost {\n chain input {\n type filter hook input priority 0\n meta l4proto tcp drop\n }\n}")
@@ -58,7 +61,8 @@ func TestKernelImportTCP(t *testing.T) {
 					t.Fatal(err)
 				}
 				p.Switch()
-				time.Sleep(300 * time.Millisecond) // the probe of the last segment goes by
+				// From now on the client sends nothing new before the first segment is acknowledged.
+				conntracktest.Eventually(t, "the first segment is sent again", func() bool { return resent(t, client) > 0 })
 				p.Client.Nft("delete table inet lost")
 				went := echo(client, server) == nil
 				invalid := p.Invalid(p.B)
@@ -78,12 +82,26 @@ func exchange(t *testing.T, client, server net.Conn) {
 	}
 }
 
+// resent returns how often a connection has sent segments again.
+func resent(t *testing.T, c net.Conn) (n uint32) {
+	t.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info *unix.TCPInfo
+	if cerr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	return info.Total_retrans
+}
+
 func echo(client, server net.Conn) error {
 	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
 		if _, err := way[0].Write([]byte("hello")); err != nil {
 			return err
 		}
-		if err := way[1].SetReadDeadline(time.Now().Add(conntracktest.Slow(3 * time.Second))); err != nil {
+		if err := way[1].SetReadDeadline(time.Now().Add(conntracktest.Patience())); err != nil {
 			return err
 		}
 		if _, err := io.ReadFull(way[1], make([]byte, 5)); err != nil {

@@ -51,7 +51,7 @@ func TestKernelModifyIsWhole(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d := f.Timeout - got.Timeout; d < 0 || d > conntracktest.Slow(5*time.Second) {
+			if d := f.Timeout - got.Timeout; d < 0 || d > 20*time.Second {
 				t.Errorf("timeout %v, was %v", got.Timeout, f.Timeout)
 			}
 			got.Timeout = f.Timeout
@@ -108,7 +108,12 @@ func TestKernelCreateTimeout(t *testing.T) {
 	} {
 		f := flowTo(false, 10+i)
 		f.Timeout = tt.timeout
-		if _, err := table.Create(t.Context(), f); !errors.Is(err, tt.want) {
+		began := time.Now()
+		_, err := table.Create(t.Context(), f)
+		if errors.Is(err, conntrack.ErrNotFound) && time.Since(began) >= tt.timeout {
+			continue // it was over before it was read back
+		}
+		if !errors.Is(err, tt.want) {
 			t.Errorf("%v: %v, want %v", tt.timeout, err, tt.want)
 		}
 	}
@@ -175,7 +180,7 @@ func TestKernelExpectLimit(t *testing.T) {
 		t.Errorf("second: %v, want ErrExpectLimit", err)
 	}
 	es := agreeExpects(t, ns, table)
-	if len(es) != 1 || es[0].Tuple != first.Tuple || first.Timeout-es[0].Timeout > conntracktest.Slow(5*time.Second) {
+	if len(es) != 1 || es[0].Tuple != first.Tuple || first.Timeout-es[0].Timeout > 20*time.Second {
 		t.Errorf("left: %+v, want %+v", es, first)
 	}
 }
@@ -203,7 +208,7 @@ func TestKernelExpectRefused(t *testing.T) {
 		if !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", name, err, tt.want)
 		}
-		if err == nil && e.Timeout != 0 && e.Timeout-made.Timeout > conntracktest.Slow(5*time.Second) {
+		if err == nil && e.Timeout != 0 && e.Timeout-made.Timeout > 20*time.Second {
 			t.Errorf("%s: timeout %v, want %v", name, made.Timeout, e.Timeout)
 		}
 	}

@@ -52,15 +52,14 @@ func TestKernelEndedFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	killed, expiring := flowTo(false, 1), flowTo(false, 2)
-	expiring.Timeout = time.Second
+	expiring.Timeout = 2 * time.Second
 	killed = create(t, table, killed)
 	expiring = create(t, table, expiring)
 	if err := table.Kill(t.Context(), []conntrack.Key{killed.Key()})[0]; err != nil {
 		t.Fatal(err)
 	}
 	// The kernel looks for flows that are over once a minute or so, and whenever the table is read.
-	time.Sleep(1500 * time.Millisecond)
-	list(t, table, conntrack.Filter{})
+	conntracktest.Eventually(t, "the flow expires", func() bool { return len(list(t, table, conntrack.Filter{})) == 0 })
 	want := []conntrack.Flow{killed, expiring}
 	for f, err := range events {
 		if err != nil {

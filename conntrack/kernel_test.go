@@ -133,10 +133,10 @@ func load(t testing.TB, ns *conntracktest.NS, v6 bool, n int) {
 	}
 }
 
-// within gives a test's calls an end, so that one that hangs fails: after d, where the
-// machine isn't slow.
+// within gives a test's calls an end, so that one that hangs fails: after d or Patience, whichever is
+// longer.
 func within(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), conntracktest.Slow(d))
+	ctx, cancel := context.WithTimeout(t.Context(), max(conntracktest.Slow(d), conntracktest.Patience()))
 	t.Cleanup(cancel)
 	return ctx
 }

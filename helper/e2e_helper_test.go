@@ -84,7 +84,7 @@ func rules(t *testing.T, n *rtsptest.Network) string {
 func noMedia(t *testing.T, n *rtsptest.Network) {
 	t.Helper()
 	var left []string
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(conntracktest.Patience()); ; time.Sleep(20 * time.Millisecond) {
 		var err error
 		if left, err = rtsptest.Media(n.Router); err != nil {
 			t.Fatal(err)

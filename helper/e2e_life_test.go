@@ -199,8 +199,13 @@ func pauses(t *testing.T, n *rtsptest.Network, v6 bool, pause, keepalive time.Du
 	p := c.Listen(0)
 	plays(t, c, p)
 	c.Must("PAUSE")
-	time.Sleep(100 * time.Millisecond) // what is under way
 	before := p.All()
+	conntracktest.Eventually(t, "nothing is under way any more", func() bool {
+		last := before
+		time.Sleep(100 * time.Millisecond)
+		before = p.All()
+		return before == last
+	})
 	for end := time.Now().Add(pause); time.Now().Before(end); {
 		time.Sleep(min(keepalive, time.Until(end)))
 		c.Must("GET_PARAMETER")

@@ -104,13 +104,15 @@ func leavesQueue(t *testing.T, n *rtsptest.Network, h *running) {
 	if got := h.Status().Counters.Interleaved; got != 1 {
 		t.Errorf("%d connections left the queue, want 1", got)
 	}
-	before := h.Status().Counters.Packets
-	sent := packets()
-	conntracktest.Eventually(t, "more traffic", func() bool { return packets() > sent+20 })
-	// What the client says may still be read.
-	if got := h.Status().Counters.Packets - before; got > uint64(packets()-sent)/2+10 {
-		t.Errorf("%d packets were read of a connection that should have left the queue", got)
-	}
+	// What was in the queue before is read yet, and so may be what the client says.
+	var read, sent int
+	conntracktest.Eventually(t, "a connection of which hardly anything is read", func() bool {
+		before, first := h.Status().Counters.Packets, packets()
+		conntracktest.Eventually(t, "more traffic", func() bool { return packets() > first+20 })
+		read, sent = int(h.Status().Counters.Packets-before), packets()-first
+		return read <= sent/2+10
+	})
+	t.Logf("%d packets were read, while the server sent %d", read, sent)
 }
 
 // flowPackets returns how many packets the server has sent on the connections that conntrack(8) shows

@@ -20,7 +20,7 @@ const (
 	// aStream is how many datagrams make a stream: more than reports (RTCP) alone would be.
 	aStream = 20
 	// patience is how long a stream may take to begin: programs start slowly on a busy machine.
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 // bothFamilies runs a test for IPv4 and for IPv6.

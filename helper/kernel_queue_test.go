@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,8 +36,12 @@ func (q queued) String() string {
 
 // queueReader lets all packets of a queue pass and keeps them.
 type queueReader struct {
+	table  *conntrack.Table
+	number uint16
+
 	mu      sync.Mutex
 	packets []queued
+	count   int // of all packets so far
 }
 
 func newReader(t testing.TB, table *conntrack.Table, number uint16) *queueReader {
@@ -44,12 +52,13 @@ func newReader(t testing.TB, table *conntrack.Table, number uint16) *queueReader
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &queueReader{}
+	r := &queueReader{table: table, number: number}
 	ctx, stop := context.WithCancel(context.Background())
 	err = nf.RegisterWithErrorFunc(ctx, func(a nfqueue.Attribute) int {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.packets = append(r.packets, parsePacket(*a.Payload))
+		r.count++
 		if err := nf.SetVerdict(*a.PacketID, nfqueue.NfAccept); err != nil {
 			t.Errorf("verdict: %v", err)
 		}
@@ -174,7 +183,7 @@ func (w way) open(t *testing.T, tp *conntracktest.Topology) (client, server net.
 	}
 	defer l.Close()
 	from.Do(func() {
-		d := net.Dialer{Timeout: conntracktest.Slow(5 * time.Second), LocalAddr: &net.TCPAddr{Port: int(w.path.SrcPort)}}
+		d := net.Dialer{Timeout: conntracktest.Patience(), LocalAddr: &net.TCPAddr{Port: int(w.path.SrcPort)}}
 		client, err = d.Dial("tcp", address)
 	})
 	if err != nil {
@@ -195,7 +204,7 @@ func exchange(t *testing.T, client, server net.Conn, text string) {
 		if _, err := c[0].Write([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		if err := c[1].SetReadDeadline(time.Now().Add(conntracktest.Slow(5 * time.Second))); err != nil {
+		if err := c[1].SetReadDeadline(time.Now().Add(conntracktest.Patience())); err != nil {
 			t.Fatal(err)
 		}
 		got := make([]byte, len(text))
@@ -255,16 +264,44 @@ func flowOf(t *testing.T, table Table, port uint16) conntrack.Flow {
 	return conntrack.Flow{}
 }
 
-// settle waits until no packet of a connection is under way.
-func (r *queueReader) settle() []queued {
-	var all []queued
-	for {
-		time.Sleep(conntracktest.Slow(20 * time.Millisecond))
-		more := r.take()
-		if all = append(all, more...); len(more) == 0 {
-			return all
+// queued returns how many packets the kernel has put into the queue so far.
+func (r *queueReader) queued(t testing.TB) int {
+	t.Helper()
+	var b []byte
+	if err := r.table.InNetNS(func() (err error) {
+		b, err = os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if fields := strings.Fields(line); len(fields) > 7 && fields[0] == strconv.Itoa(int(r.number)) {
+			n, err := strconv.Atoi(fields[7])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
 		}
 	}
+	t.Fatalf("no queue %d in\n%s", r.number, b)
+	return 0
+}
+
+// settle waits until no packet of a connection is under way: none comes into the queue for a while, and
+// all that did have been read.
+func (r *queueReader) settle(t testing.TB) (all []queued) {
+	t.Helper()
+	last := -1
+	conntracktest.Eventually(t, "nothing is under way", func() bool {
+		time.Sleep(conntracktest.Slow(20 * time.Millisecond))
+		now := r.queued(t)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		rest := now == last && now == r.count
+		last = now
+		return rest
+	})
+	return r.take()
 }
 
 // installer is a way in which the rules come about.
@@ -328,7 +365,7 @@ func TestKernelQueued(t *testing.T) {
 func testWay(t *testing.T, tp *conntracktest.Topology, table *conntrack.Table, r *queueReader, w way, late bool) {
 	client, server := w.open(t, tp)
 	exchange(t, client, server, "hello")
-	w.check(t, r.settle(), "hello")
+	w.check(t, r.settle(t), "hello")
 
 	f := flowOf(t, table, w.path.SrcPort)
 	want := borrowedHelper
@@ -343,10 +380,18 @@ func testWay(t *testing.T, tp *conntracktest.Topology, table *conntrack.Table, r
 	if err := table.Modify(t.Context(), []conntrack.Key{f.Key()}, mark)[0]; err != nil {
 		t.Fatal(err)
 	}
+	r.settle(t) // what came before the mark
 	exchange(t, client, server, "inside")
 	client.Close()
+	if _, err := server.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Fatalf("the end of the connection: %v", err)
+	}
 	server.Close()
-	if packets := r.settle(); len(packets) > 0 {
+	conntracktest.Eventually(t, "the connection's last packet", func() bool {
+		f := flowOf(t, table, w.path.SrcPort)
+		return f.StateName() == "TIME_WAIT"
+	})
+	if packets := r.settle(t); len(packets) > 0 {
 		t.Errorf("queued in spite of the mark: %v", packets)
 	}
 	if err := table.Kill(t.Context(), []conntrack.Key{f.Key()})[0]; err != nil {
@@ -369,8 +414,7 @@ func TestKernelNotQueued(t *testing.T) {
 		}
 	})
 	r := newReader(t, table, DefaultQueue)
-	r.settle() // of the connections before
-	r.take()
+	r.settle(t) // of the connections before
 	// The server's port 5000 is one of the ports for those only that come by the router's 8554; and a
 	// client's port is none.
 	for _, p := range []conntracktest.Path{{Port: 5000}, {Port: 5001, SrcPort: 8554}, {Port: 5002, V6: true}} {
@@ -380,14 +424,14 @@ func TestKernelNotQueued(t *testing.T) {
 	tp.Router.Nft("add chain inet ctd raw { type filter hook prerouting priority -300; }\nadd rule inet ctd raw tcp dport 7070 notrack\n" +
 		"add rule inet ctd raw tcp sport 7070 notrack")
 	tp.TCP(conntracktest.Path{Port: 7070}) // which isn't tracked
-	if packets := r.settle(); len(packets) > 0 {
+	if packets := r.settle(t); len(packets) > 0 {
 		t.Errorf("queued: %v", packets)
 	}
 	if err := i.close(); err != nil {
 		t.Fatal(err)
 	}
 	tp.TCP(conntracktest.Path{Port: rtspPort})
-	if packets := r.settle(); len(packets) > 0 {
+	if packets := r.settle(t); len(packets) > 0 {
 		t.Errorf("queued after close: %v", packets)
 	}
 	for _, tt := range []struct {
@@ -401,7 +445,7 @@ func TestKernelNotQueued(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			i := installed(t, table, rulesOf(tt.cfg, borrowedHelper))
 			c := tp.TCP(conntracktest.Path{Port: rtspPort})
-			if packets := r.settle(); len(packets) > 0 {
+			if packets := r.settle(t); len(packets) > 0 {
 				t.Errorf("queued: %v", packets)
 			}
 			if f := flowOf(t, table, c.Local.Port()); f.Helper != "" {

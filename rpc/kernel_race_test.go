@@ -36,28 +36,31 @@ func TestKernelRace(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		begin func(tp *conntracktest.Topology) *conntracktest.Conn
-		end   func(c *conntracktest.Conn)
+		end   func(c *conntracktest.Conn) error
 		talk  func(c *conntracktest.Conn) error
 	}{
 		{
 			"tcp", func(tp *conntracktest.Topology) *conntracktest.Conn { return tp.TCP(path) },
-			func(c *conntracktest.Conn) {
-				_ = c.Client.(*net.TCPConn).SetLinger(0) // a reset leaves no TIME_WAIT at the client
+			func(c *conntracktest.Conn) error {
+				err := c.Client.(*net.TCPConn).SetLinger(0) // a reset leaves no TIME_WAIT at the client
 				c.Close()
+				return err
 			},
-			func(c *conntracktest.Conn) error { return c.Try("still there", 2*time.Second) },
+			func(c *conntracktest.Conn) error { return c.Try("still there", conntracktest.Patience()) },
 		},
 		{
 			"udp", func(tp *conntracktest.Topology) *conntracktest.Conn { return tp.UDP(path) },
-			func(c *conntracktest.Conn) { c.Close() },
-			func(c *conntracktest.Conn) error { return c.Datagram("still there", 2*time.Second) },
+			func(c *conntracktest.Conn) error {
+				err := c.Datagram("the last one", conntracktest.Patience()) // which has the flow end in a second
+				c.Close()
+				return err
+			},
+			func(c *conntracktest.Conn) error { return c.Datagram("still there", conntracktest.Patience()) },
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			a, tp := newRouterAPI(t)
-			tp.Router.Sysctl("net.netfilter.nf_conntrack_udp_timeout", "1")
-			tp.Router.Sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", "1")
 			list := func() []json.RawMessage {
 				t.Helper()
 				var r struct{ Flows []json.RawMessage }
@@ -69,12 +72,15 @@ func TestKernelRace(t *testing.T) {
 			if len(listed) != 1 {
 				t.Fatalf("%d flows", len(listed))
 			}
-			c.end(old)
-			for limit := time.Now().Add(5 * time.Second); c.name == "udp" && len(list()) > 0; time.Sleep(50 * time.Millisecond) {
-				if time.Now().After(limit) {
-					t.Fatal("the flow doesn't end")
-				}
+			tp.Router.Sysctl("net.netfilter.nf_conntrack_udp_timeout", "1")
+			tp.Router.Sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", "1")
+			if err := c.end(old); err != nil {
+				t.Fatal(err)
 			}
+			conntracktest.Eventually(t, "the flow is over", func() bool {
+				left := list()
+				return len(left) == 0 || c.name == "tcp" && flowIn(t, left[0]).State == "CLOSE"
+			})
 			tp.Router.Sysctl("net.netfilter.nf_conntrack_udp_timeout", "30")
 			tp.Router.Sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", "120")
 			taken := c.begin(tp)

@@ -56,6 +56,27 @@ func nameserver(t testing.TB, ns *conntracktest.NS, at netip.AddrPort) *atomic.I
 	return &answered
 }
 
+// drained waits until a nameserver has answered all that has come to it: it answers in turn.
+func drained(t testing.TB, ns *conntracktest.NS, at netip.AddrPort) {
+	t.Helper()
+	var c *net.UDPConn
+	var err error
+	ns.Do(func() { c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(conntracktest.Patience())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 512)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // asker sends a question from one port every 20 ms until the test ends, and keeps the last answer.
 func asker(t testing.TB, ns *conntracktest.NS, to netip.AddrPort) *atomic.Value {
 	t.Helper()
@@ -130,6 +151,8 @@ func TestKernelFailover(t *testing.T) {
 	}
 	conntracktest.Eventually(t, "the second backend answers", answered(second))
 	t.Logf("moved in %v, %d passes", time.Since(began), got.Passes)
+	// Behind what was under way to it the dead backend gets this from beside it.
+	drained(t, tp.Server, first)
 	before = dead.Load()
 	if got := a.reconcile(t, rule+`, "watch": 1}`); got.Killed != 0 || got.Passes != 3 || !got.Settled {
 		t.Errorf("the second time: %+v", got)
@@ -137,7 +160,7 @@ func TestKernelFailover(t *testing.T) {
 	if n := dead.Load(); n != before {
 		t.Errorf("the dead backend got %d more questions", n-before)
 	}
-	if err := neighbour.Datagram("still here", time.Second); err != nil {
+	if err := neighbour.Datagram("still here", conntracktest.Patience()); err != nil {
 		t.Errorf("neighbour: %v", err)
 	}
 	var left wire.CountResult
@@ -174,12 +197,18 @@ func TestKernelBanWatch(t *testing.T) {
 		a.call(t, "conntrack.count", `{"filter": "proto=udp addr=`+to.String()+`"}`, &got)
 		return got.Count
 	}
+	// The hosts know each other: else most of what is sent at once would be lost while they get to.
+	tp.Ping(conntracktest.Path{}, 1)
+	began := time.Now()
 	send(banned, 50)
 	send(other, 50)
+	// What is sent below is nine times as much, and has to be on its way before the watch ends.
+	watch := 2 + int(30*time.Since(began).Seconds())
+	conntracktest.Eventually(t, "the flows", func() bool { return count(banned) == 50 && count(other) == 50 })
 	answer := make(chan wire.ReconcileResult, 1)
 	failed := make(chan error, 1)
 	go func() {
-		result, err := a.tryAs(t, wire.RoleOperator, "conntrack.reconcile", `{"filter": "proto=udp addr=10.2.0.66", "watch": "2s"}`)
+		result, err := a.tryAs(t, wire.RoleOperator, "conntrack.reconcile", fmt.Sprintf(`{"filter": "proto=udp addr=10.2.0.66", "watch": %d}`, watch))
 		if err != nil {
 			failed <- err
 			return
@@ -194,19 +223,19 @@ func TestKernelBanWatch(t *testing.T) {
 	conntracktest.Eventually(t, "the first are killed", func() bool { return count(banned) == 0 })
 	send(banned, each)
 	send(other, each)
-	began := time.Now()
+	began = time.Now()
 	conntracktest.Eventually(t, "those that began since are killed", func() bool { return count(banned) == 0 })
 	t.Logf("the last one lived for at most %v", time.Since(began))
 	send(banned, each)
 	select {
 	case got := <-answer:
-		if got.Killed != 50+2*each || !got.Settled || got.Watched < 2 || len(got.Failed) != 0 {
+		if got.Killed != 50+2*each || !got.Settled || got.Watched < float64(watch) || len(got.Failed) != 0 {
 			t.Errorf("killed %d of %d, %d gone, settled %v, watched %v, failed %+v", got.Killed, got.Matched, got.Gone, got.Settled, got.Watched, got.Failed)
 		}
 		t.Logf("killed %d, %d gone, %d passes", got.Killed, got.Gone, got.Passes)
 	case err := <-failed:
 		t.Fatal(err)
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Duration(watch)*time.Second + conntracktest.Patience()):
 		t.Fatal("it goes on")
 	}
 	if n := count(banned); n != 0 {
@@ -251,15 +280,16 @@ func TestKernelBanList(t *testing.T) {
 	if got.Killed != banned || !got.Settled || got.Passes != 3 {
 		t.Errorf("%+v", got)
 	}
-	t.Logf("%d of %d in %v", got.Killed, flows, time.Since(began))
+	few := time.Since(began)
+	t.Logf("%d of %d in %v", got.Killed, flows, few)
 	began = time.Now()
 	a.refused(t, "conntrack.reconcile", `{"filter": {"addr": "`+banList(10_000)+`"}}`, wire.LimitExceeded, "1800 flows have to go")
 	got = a.reconcile(t, `{"filter": "addr=`+banList(10_000)+`", "max": 2000}`)
 	if got.Killed != flows-banned || !got.Settled {
 		t.Errorf("killed %d in %d passes, settled %v", got.Killed, got.Passes, got.Settled)
 	}
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("10,000 addresses took %v", took)
+	if took := time.Since(began); took > max(2*time.Second, 10*few) {
+		t.Errorf("10,000 addresses took %v, %d took %v", took, banned, few)
 	}
 	t.Logf("%d by 10,000 addresses in %v", got.Killed, time.Since(began))
 }

@@ -3,6 +3,7 @@ package rpc
 import (
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ctd/conntrack"
@@ -39,16 +40,18 @@ func TestReconcileSpares(t *testing.T) {
 			t.Errorf("%v: killed %d, spared %d, settled %v", c.params, r.n, r.spared, r.settled)
 		}
 	}
-	a := newAPI()
-	time.AfterFunc(200*time.Millisecond, func() {
-		for _, f := range []conntrack.Flow{own, other} {
-			if _, err := a.table.Create(t.Context(), f); err != nil {
-				t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI()
+		time.AfterFunc(200*time.Millisecond, func() {
+			for _, f := range []conntrack.Flow{own, other} {
+				if _, err := a.table.Create(t.Context(), f); err != nil {
+					t.Error(err)
+				}
 			}
+		})
+		if r := reconcile(t, a, map[string]any{"filter": "src=192.0.2.7", "watch": "1s"}); r.n != 1 || r.spared != 1 || !r.settled {
+			t.Errorf("watch: killed %d, spared %d, settled %v", r.n, r.spared, r.settled)
 		}
+		conntracktest.Eventually(t, "nobody listens", func() bool { return a.table.Listeners() == 0 })
 	})
-	if r := reconcile(t, a, map[string]any{"filter": "src=192.0.2.7", "watch": "1s"}); r.n != 1 || r.spared != 1 || !r.settled {
-		t.Errorf("watch: killed %d, spared %d, settled %v", r.n, r.spared, r.settled)
-	}
-	conntracktest.Eventually(t, "nobody listens", func() bool { return a.table.Listeners() == 0 })
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -155,6 +156,7 @@ func TestReconcileAgain(t *testing.T) {
 		return f
 	}
 	const rule = `"filter": "dst=10.0.0.53", "keep": "reply_src=10.1.0.2"`
+	run := func(name string, f func(t *testing.T)) { t.Run(name, func(t *testing.T) { synctest.Test(t, f) }) }
 	for _, c := range []struct {
 		name, params string
 		times        int
@@ -169,8 +171,7 @@ func TestReconcileAgain(t *testing.T) {
 		{"for ever, few passes", `{` + rule + `, "passes": 3}`, 1000, same, 6, 3, false},
 		{"one pass", `{` + rule + `, "passes": 1}`, 0, same, 2, 1, false},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+		run(c.name, func(t *testing.T) {
 			a := newAPI(toBackend(1, "10.1.0.1"), toBackend(2, "10.1.0.1"), toBackend(3, "10.1.0.2"))
 			a.service.Table = &againTable{a.table, c.times, c.make}
 			began := time.Now()
@@ -183,8 +184,7 @@ func TestReconcileAgain(t *testing.T) {
 			}
 		})
 	}
-	t.Run("above max", func(t *testing.T) {
-		t.Parallel()
+	run("above max", func(t *testing.T) {
 		a := newAPI(toBackend(1, "10.1.0.1"), toBackend(2, "10.1.0.1"))
 		a.service.Table = &againTable{a.table, 1000, same}
 		for _, watch := range []string{"", `, "watch": 60`} {
@@ -324,6 +324,8 @@ func (a *api) watching(t *testing.T, ctx context.Context, params map[string]any)
 }
 
 func TestWatch(t *testing.T) {
+	// The time is the test's own: how long something takes doesn't depend on the machine.
+	run := func(name string, f func(t *testing.T)) { t.Run(name, func(t *testing.T) { synctest.Test(t, f) }) }
 	const rule, keep = "dst=10.0.0.53", "reply_src=10.1.0.2"
 	create := func(t *testing.T, a *api, flows ...conntrack.Flow) {
 		t.Helper()
@@ -337,8 +339,7 @@ func TestWatch(t *testing.T) {
 		n, _ := a.table.Count(t.Context(), conntrack.Filter{})
 		return n
 	}
-	t.Run("new flows", func(t *testing.T) {
-		t.Parallel()
+	run("new flows", func(t *testing.T) {
 		a := newAPI(toBackend(9, "10.1.0.2"))
 		done := a.watching(t, t.Context(), map[string]any{"filter": rule, "keep": keep, "watch": "1s"})
 		create(t, a, tcpFlow(1), toBackend(1, "10.1.0.1"), toBackend(2, "10.1.0.2"), toBackend(3, "10.1.0.3"))
@@ -353,8 +354,7 @@ func TestWatch(t *testing.T) {
 		}
 		conntracktest.Eventually(t, "nobody listens", func() bool { return a.table.Listeners() == 0 })
 	})
-	t.Run("a gap", func(t *testing.T) {
-		t.Parallel()
+	run("a gap", func(t *testing.T) {
 		a := newAPI()
 		silent := &silentTable{Fake: a.table}
 		a.service.Table = silent
@@ -371,8 +371,7 @@ func TestWatch(t *testing.T) {
 		"a filter by what changes later": {"filter": rule + " mark=0", "watch": "2s"},
 		"keeping what changes later":     {"filter": rule, "keep": "mark=!0", "watch": "2s"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		run(name, func(t *testing.T) {
 			a := newAPI()
 			a.table.Fail(conntracktest.OpNewFlows, 0, conntrack.ErrNoEvents) // nobody asks
 			done := a.watching(t, t.Context(), params)
@@ -389,8 +388,7 @@ func TestWatch(t *testing.T) {
 			}
 		})
 	}
-	t.Run("too many", func(t *testing.T) {
-		t.Parallel()
+	run("too many", func(t *testing.T) {
 		a := newAPI(toBackend(9, "10.1.0.1"))
 		done := a.watching(t, t.Context(), map[string]any{"filter": rule, "max": 2, "watch": 60})
 		conntracktest.Eventually(t, "the watch is on", func() bool { return count(t, a) == 0 })
@@ -403,8 +401,7 @@ func TestWatch(t *testing.T) {
 			t.Errorf("%+v, %v, %d left", got, err, count(t, a))
 		}
 	})
-	t.Run("the caller leaves", func(t *testing.T) {
-		t.Parallel()
+	run("the caller leaves", func(t *testing.T) {
 		a := newAPI()
 		ctx, cancel := context.WithCancel(t.Context())
 		done := a.watching(t, ctx, map[string]any{"filter": rule, "watch": 600})
@@ -414,8 +411,7 @@ func TestWatch(t *testing.T) {
 		}
 		conntracktest.Eventually(t, "nobody listens", func() bool { return a.table.Listeners() == 0 })
 	})
-	t.Run("the daemon stops", func(t *testing.T) {
-		t.Parallel()
+	run("the daemon stops", func(t *testing.T) {
 		a := newAPI()
 		stopping := make(chan struct{})
 		a.service.Stopping = stopping
@@ -425,8 +421,7 @@ func TestWatch(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
-	t.Run("many at once", func(t *testing.T) {
-		t.Parallel()
+	run("many at once", func(t *testing.T) {
 		a := newAPI()
 		stopping := make(chan struct{})
 		a.service.Stopping = stopping

@@ -285,7 +285,7 @@ func ftpDialogue(name string, port chan<- uint16, end <-chan struct{}) error {
 		return err
 	}
 	defer server.Close()
-	_ = server.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = server.SetDeadline(time.Now().Add(30 * time.Second))
 	buf := make([]byte, 100)
 	for _, line := range []string{"USER x\r\n", "PORT 127,0,0,1,200,10\r\n"} {
 		if _, err := c.Write([]byte(line)); err != nil {

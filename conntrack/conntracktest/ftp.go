@@ -19,7 +19,7 @@ func (tp *Topology) FTPControl(p Path, dataPort uint16) *Conn {
 	if !p.V6 {
 		cmd = fmt.Sprintf("PORT %s,%d,%d\r\n", strings.ReplaceAll(addr.String(), ".", ","), dataPort>>8, dataPort&0xff)
 	}
-	if err := send(c.Client, c.Server, cmd, patience()); err != nil {
+	if err := send(c.Client, c.Server, cmd, Patience()); err != nil {
 		tp.t.Fatal(err)
 	}
 	return c

@@ -139,7 +139,7 @@ func translate(f *conntrack.Flow, source, destination bool) {
 }
 
 // SameFlows fails the test where two tables don't hold the same flows, field by field, but for what
-// can't be carried from one to the other. Timeouts may be 2 seconds apart.
+// can't be carried from one to the other. Timeouts may be some seconds apart.
 func SameFlows(t testing.TB, want, got []conntrack.Flow) {
 	t.Helper()
 	type key struct {

@@ -244,15 +244,15 @@ func (n *NS) Conntrack8In(stdin string, args ...string) (string, error) {
 	return n.run(c, stdin)
 }
 
-// Eventually waits for a condition that packets under way will make true.
+// Eventually waits for a condition that packets under way, or other goroutines and processes, will make true.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience()); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience()); ; time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("did not come about in %v: %s", patience(), what)
+			t.Fatalf("did not come about in %v: %s", Patience(), what)
 		}
 	}
 }

@@ -133,7 +133,7 @@ func (p *Pair) Dialling(v6 bool) func() (client, server net.Conn, err error) {
 	dialled := make(chan end, 1)
 	go func() {
 		var e end
-		p.Client.Do(func() { e.conn, e.err = net.DialTimeout("tcp", l.Addr().String(), patience()) })
+		p.Client.Do(func() { e.conn, e.err = net.DialTimeout("tcp", l.Addr().String(), Patience()) })
 		dialled <- e
 	}()
 	return func() (client, server net.Conn, err error) {

@@ -67,7 +67,7 @@ func (r *RawConn) Reply(payload []byte) []byte {
 // read returns the next packet of a length; others, e.g. of neighbour discovery, are passed by.
 func (r *RawConn) read(c *net.IPConn, length int) ([]byte, netip.Addr) {
 	r.tp.t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(patience())); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(Patience())); err != nil {
 		r.tp.t.Fatal(err)
 	}
 	for {

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long traffic may take before the test fails.
-func patience() time.Duration { return Slow(5 * time.Second) }
+// Patience is how long what is to come about may take before the test fails: much longer than it ever
+// does, as the machine may be busy with other things. What must not come about is not waited for so long.
+func Patience() time.Duration { return Slow(30 * time.Second) }
 
 // Path says which way traffic goes. The zero value is IPv4 from the client to the server, on
 // ports that the kernel chooses.
@@ -85,7 +86,7 @@ func (tp *Topology) TCP(p Path) *Conn {
 }
 
 // DialTCP opens a connection, on which nothing is sent yet.
-func (tp *Topology) DialTCP(p Path) (*Conn, error) { return tp.DialTCPWithin(p, patience()) }
+func (tp *Topology) DialTCP(p Path) (*Conn, error) { return tp.DialTCPWithin(p, Patience()) }
 
 // DialTCPWithin is DialTCP in the time given: for connections that should not come about.
 func (tp *Topology) DialTCPWithin(p Path, limit time.Duration) (*Conn, error) {
@@ -126,7 +127,7 @@ func (tp *Topology) DialTCPWithin(p Path, limit time.Duration) (*Conn, error) {
 // Exchange sends a text from the client to the server of a TCP connection and back.
 func (c *Conn) Exchange(text string) {
 	c.tp.t.Helper()
-	if err := c.Try(text, patience()); err != nil {
+	if err := c.Try(text, Patience()); err != nil {
 		c.tp.t.Fatal(err)
 	}
 }
@@ -181,7 +182,7 @@ func (tp *Topology) datagrams(p Path, proto int) *Conn {
 	tp.t.Helper()
 	c := tp.DatagramPair(p, proto)
 	for range 2 {
-		if err := c.Datagram("hello", patience()); err != nil {
+		if err := c.Datagram("hello", Patience()); err != nil {
 			tp.t.Fatal(err)
 		}
 	}

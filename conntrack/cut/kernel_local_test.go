@@ -37,7 +37,7 @@ func TestCutLocal(t *testing.T) {
 				if outgoing {
 					local, remote = dialled, accepted
 				}
-				local.SetReadDeadline(time.Now().Add(conntracktest.Slow(2 * time.Second)))
+				local.SetReadDeadline(time.Now().Add(conntracktest.Patience()))
 				if _, err := local.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNABORTED) {
 					t.Errorf("the router's socket: %v", err)
 				}
@@ -64,7 +64,7 @@ func listen(t *testing.T, ns *conntracktest.NS, at netip.AddrPort) (l net.Listen
 func connect(t *testing.T, ns *conntracktest.NS, l net.Listener) (dialled, accepted net.Conn) {
 	t.Helper()
 	var err error
-	ns.Do(func() { dialled, err = net.DialTimeout("tcp", l.Addr().String(), conntracktest.Slow(10*time.Second)) })
+	ns.Do(func() { dialled, err = net.DialTimeout("tcp", l.Addr().String(), conntracktest.Patience()) })
 	if err == nil {
 		accepted, err = l.Accept()
 	}
@@ -125,7 +125,7 @@ func TestCutLocalDatagrams(t *testing.T) {
 		}
 	}
 	for _, c := range []net.Conn{plain, bound} {
-		c.SetReadDeadline(time.Now().Add(conntracktest.Slow(2 * time.Second)))
+		c.SetReadDeadline(time.Now().Add(conntracktest.Patience()))
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNABORTED) {
 			t.Errorf("%v: %v", c.LocalAddr(), err)
 		}

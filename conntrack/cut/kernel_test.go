@@ -89,7 +89,7 @@ func (r *rig) end(filter string, o Options) Result {
 
 // wasReset tells whether an end of a connection learns of its end without sending anything.
 func wasReset(c net.Conn) error {
-	if err := c.SetReadDeadline(time.Now().Add(conntracktest.Slow(2 * time.Second))); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(conntracktest.Patience())); err != nil {
 		return err
 	}
 	_, err := c.Read(make([]byte, 1))
@@ -232,12 +232,12 @@ func TestCutDatagrams(t *testing.T) {
 				if err := c.Datagram("lost", 200*time.Millisecond); err == nil {
 					t.Error("a datagram arrived")
 				}
-				c.Client.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+				c.Client.SetReadDeadline(time.Now().Add(map[bool]time.Duration{false: 200 * time.Millisecond, true: conntracktest.Patience()}[reject]))
 				_, err := c.Client.Read(make([]byte, 1))
 				if refused := errors.Is(err, syscall.ECONNREFUSED); refused != reject {
 					t.Errorf("the sender: %v", err)
 				}
-				if err := neighbour.Datagram("undisturbed", conntracktest.Slow(time.Second)); err != nil {
+				if err := neighbour.Datagram("undisturbed", conntracktest.Patience()); err != nil {
 					t.Errorf("neighbour: %v", err)
 				}
 				if left := r.flows("proto=udp dport=5300"); len(left) != 0 {

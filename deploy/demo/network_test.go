@@ -56,7 +56,7 @@ func TestNetwork(t *testing.T) {
 	}
 	var table string
 	var missing []string
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		table = ""
 		for _, family := range []string{"ipv4", "ipv6"} {
 			out, err := exec.Command("ip", "netns", "exec", n.router(), "conntrack", "-L", "-f", family).Output()

@@ -75,22 +75,28 @@ func hostile() map[string][]byte {
 	}
 }
 
-// TestHostileHeads has them read and rewritten in no time: what is quadratic takes a second and more.
+// TestHostileHeads has them read and rewritten in no time: what is quadratic takes a tenth of a second and more.
 func TestHostileHeads(t *testing.T) {
 	for name, head := range hostile() {
 		t.Run(name, func(t *testing.T) {
-			begin := time.Now()
-			for range 10 {
+			readAndRewrite := func() {
 				u, err := Next(head)
 				if err != nil || len(u.Message.Transports) == 0 {
-					continue
+					return
 				}
 				// What doesn't fit is written in every way there is.
 				c := Change{ClientPort: Ports{First: 60000}, Destination: addr("2001:db8:1111:2222:3333:4444:5555:6666")}
 				_, _ = u.Message.Rewrite(head, change(c), 0)
 			}
-			if d := time.Since(begin); d > time.Second {
-				t.Errorf("ten times in %v", d)
+			// The fastest of ten, as the machine may be busy with something else.
+			fastest := time.Hour
+			for range 10 {
+				begin := time.Now()
+				readAndRewrite()
+				fastest = min(fastest, time.Since(begin))
+			}
+			if fastest > 100*time.Millisecond {
+				t.Errorf("it takes %v", fastest)
 			}
 		})
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // clientPatience is how long a response may take: a segment that is lost is sent again a few times.
-const clientPatience = 8 * time.Second
+const clientPatience = 30 * time.Second
 
 // Client is an RTSP client that does as it is told.
 type Client struct {

@@ -85,8 +85,8 @@ func start(t testing.TB, ns *conntracktest.NS, ready string, argv ...string) *Pr
 		case <-is:
 		case <-p.done:
 			t.Fatalf("%s ended: %s", argv[0], p.out)
-		case <-time.After(conntracktest.Slow(20 * time.Second)):
-			t.Fatalf("%s isn't ready after %v: %s", argv[0], conntracktest.Slow(20*time.Second), p.out)
+		case <-time.After(conntracktest.Slow(time.Minute)):
+			t.Fatalf("%s isn't ready after %v: %s", argv[0], conntracktest.Slow(time.Minute), p.out)
 		}
 	}
 	return p
@@ -98,7 +98,7 @@ func (p *Program) Interrupt() {
 	_ = p.cmd.Process.Signal(os.Interrupt) // the error is that it has ended
 	select {
 	case <-p.done:
-	case <-time.After(conntracktest.Slow(10 * time.Second)):
+	case <-time.After(conntracktest.Patience()):
 		p.t.Errorf("%s goes on after an interrupt: %s", p.cmd.Args[0], p.out)
 	}
 }
