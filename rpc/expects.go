@@ -300,13 +300,15 @@ func (s *Service) expectCreate(ctx context.Context, p *wire.ExpectCreateParams) 
 	if err != nil {
 		return nil, err
 	}
-	if !table.hasTuples(&x.Tuple) {
-		return nil, table.errOutside("what is expected")
+	if x, err = conntrack.CheckCreateExpect(x); err != nil { // which completes the mask
+		return nil, err
+	}
+	if err := table.mayExpect(&x); err != nil {
+		return nil, err
 	}
 	if p.DryRun {
-		x, err = conntrack.CheckCreateExpect(x)
 		x.Helper = master.Helper
-		return expectResult(x), err
+		return expectResult(x), nil
 	}
 	if err := table.begin(ctx, 1, x.Tuple.String()); err != nil {
 		return nil, err

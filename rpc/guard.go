@@ -48,7 +48,7 @@ func (g *guarded) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NA
 	if err := g.begun(); err != nil {
 		return conntrack.Flow{}, err
 	}
-	if err := g.mayTranslate(); err != nil {
+	if err := g.mayTranslate("set.nat"); err != nil {
 		return conntrack.Flow{}, err
 	}
 	return g.Table.Replace(ctx, k, nat)
@@ -88,6 +88,9 @@ func (g *guarded) Flush(ctx context.Context, family conntrack.Family, zone *uint
 // CreateExpect is Table's.
 func (g *guarded) CreateExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error) {
 	if err := g.begun(); err != nil {
+		return conntrack.Expect{}, err
+	}
+	if err := g.mayExpect(&e); err != nil {
 		return conntrack.Expect{}, err
 	}
 	return g.Table.CreateExpect(ctx, e)

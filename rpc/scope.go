@@ -118,15 +118,15 @@ func (g *guarded) mayMake(what string, f *conntrack.Flow) error {
 	return nil
 }
 
-// mayTranslate returns an error for a caller who is bound to networks: other addresses and ports are, or may
-// become, others', and whether they are free would tell of flows outside.
-func (g *guarded) mayTranslate() error {
+// mayTranslate returns an error for a caller who is bound to networks and gave a parameter that translates: other
+// addresses and ports are, or may become, others', and whether they are free would tell of flows outside.
+func (g *guarded) mayTranslate(param string) error {
 	if !g.isBound() {
 		return nil
 	}
 	return &wire.Error{
-		Code: wire.PermissionDenied, Message: "set.nat: callers who are bound to networks can't translate addresses",
-		Hint: "kill the flow instead; ask somebody who isn't bound where it has to be translated otherwise",
+		Code: wire.PermissionDenied, Message: param + ": callers who are bound to networks can't translate addresses",
+		Hint: "leave it out, or kill the flow instead; ask somebody who isn't bound where it has to be translated otherwise",
 	}
 }
 
@@ -199,7 +199,52 @@ func (g *guarded) NewFlows(ctx context.Context) (iter.Seq2[conntrack.Flow, error
 }
 
 // hasExpect tells whether an expectation is the caller's: what is expected, or its master.
-func (g *guarded) hasExpect(x *conntrack.Expect) bool { return g.hasTuples(&x.Tuple, &x.Master) }
+func (g *guarded) hasExpect(x *conntrack.Expect) bool { return g.expects(x) || g.hasTuples(&x.Master) }
+
+// expects tells whether whatever an expectation takes has an address of the caller's: its destination, which is
+// compared whole, or its source with all that the mask leaves open.
+func (g *guarded) expects(x *conntrack.Expect) bool {
+	if !g.isBound() {
+		return true
+	}
+	for _, n := range g.bound {
+		if n.Contains(x.Tuple.Dst) || n.Contains(x.Tuple.Src) && compares(x.Mask.Src, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// compares tells whether a mask of addresses has all bits by which an address is in a network.
+func compares(mask netip.Addr, n netip.Prefix) bool {
+	if mask.BitLen() != n.Addr().BitLen() {
+		return false
+	}
+	bits := mask.AsSlice()
+	for i := range n.Bits() {
+		if bits[i/8]&(0x80>>(i%8)) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// mayExpect returns an error for an expectation that would take others' flows, or translate its own.
+func (g *guarded) mayExpect(x *conntrack.Expect) error {
+	switch {
+	case !g.isBound():
+		return nil
+	case x.NAT != nil:
+		return g.mayTranslate("nat")
+	case x.Function != "": // the kernel's functions are all of NAT
+		return g.mayTranslate("function")
+	case !g.expects(x) && g.hasTuples(&x.Tuple):
+		return g.errOutside("what is expected from other sources, which mask.src lets in,")
+	case !g.expects(x):
+		return g.errOutside("what is expected")
+	}
+	return nil
+}
 
 // Expects is Table's.
 func (g *guarded) Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error] {
