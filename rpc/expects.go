@@ -144,7 +144,9 @@ func writeExpect(e encoder, x *conntrack.Expect) {
 	e.uint(uint64(x.Zone))
 	tuple("tuple", &x.Tuple, false)
 	tuple("mask", &x.Mask, false)
-	tuple("master", &x.Master, true)
+	if !x.Master.IsZero() { // of one outside it isn't told
+		tuple("master", &x.Master, true)
+	}
 	if x.Timeout != 0 || x.Flags&conntrack.ExpectPermanent == 0 {
 		e.key("timeout")
 		e.uint(uint64(x.Timeout / time.Second))

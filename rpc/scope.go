@@ -132,7 +132,29 @@ func (g *guarded) mayTranslate(param string) error {
 
 // Flows is Table's.
 func (g *guarded) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
-	return g.Table.Flows(ctx, f, g.within(opts)...)
+	return g.own(ctx, g.Table.Flows(ctx, f, g.within(opts)...))
+}
+
+// own gives the flows of a sequence that are the caller's, as the caller sees them.
+func (g *guarded) own(ctx context.Context, flows iter.Seq2[conntrack.Flow, error]) iter.Seq2[conntrack.Flow, error] {
+	if !g.isBound() {
+		return flows
+	}
+	return func(yield func(conntrack.Flow, error) bool) {
+		var f conntrack.Flow // one for all: its address is taken, so that each would go to the heap
+		for next, err := range flows {
+			f = next
+			if err == nil {
+				if !g.has(&f) {
+					continue
+				}
+				g.hideMaster(ctx, &f)
+			}
+			if !yield(f, err) {
+				return
+			}
+		}
+	}
 }
 
 func (g *guarded) within(opts []conntrack.ListOption) []conntrack.ListOption {
@@ -163,6 +185,7 @@ func (g *guarded) Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, err
 	if err == nil && !g.has(&f) {
 		return conntrack.Flow{}, errNoFlow()
 	}
+	g.hideMaster(ctx, &f)
 	return f, err
 }
 
@@ -176,6 +199,7 @@ func (g *guarded) GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrac
 		if errs[i] == nil && !g.has(&flows[i]) {
 			flows[i], errs[i] = conntrack.Flow{}, errNoFlow()
 		}
+		g.hideMaster(ctx, &flows[i])
 	}
 	return flows, errs
 }
@@ -183,19 +207,10 @@ func (g *guarded) GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrac
 // NewFlows is Table's.
 func (g *guarded) NewFlows(ctx context.Context) (iter.Seq2[conntrack.Flow, error], error) {
 	flows, err := g.Table.NewFlows(ctx)
-	if err != nil || !g.isBound() {
-		return flows, err
+	if err != nil {
+		return nil, err
 	}
-	return func(yield func(conntrack.Flow, error) bool) {
-		for f, err := range flows {
-			if err == nil && !g.has(&f) {
-				continue
-			}
-			if !yield(f, err) {
-				return
-			}
-		}
-	}, nil
+	return g.own(ctx, flows), nil
 }
 
 // hasExpect tells whether an expectation is the caller's: what is expected, or its master.
@@ -253,8 +268,11 @@ func (g *guarded) Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error
 	}
 	return func(yield func(conntrack.Expect, error) bool) {
 		for x, err := range g.Table.Expects(ctx) {
-			if err == nil && !g.hasExpect(&x) {
-				continue
+			if err == nil {
+				if !g.hasExpect(&x) {
+					continue
+				}
+				g.hideMasterOf(ctx, &x)
 			}
 			if !yield(x, err) {
 				return
@@ -269,6 +287,7 @@ func (g *guarded) GetExpect(ctx context.Context, id uint32) (conntrack.Expect, e
 	if err == nil && !g.hasExpect(&x) {
 		return conntrack.Expect{}, &conntrack.OpError{Op: "get expectation", Err: conntrack.ErrNotFound}
 	}
+	g.hideMasterOf(ctx, &x)
 	return x, err
 }
 
