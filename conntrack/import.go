@@ -295,7 +295,7 @@ func (im *importing) orphan(ctx context.Context, f *Flow, w *found) bool {
 	if f.Master.IsZero() {
 		return false
 	}
-	master, errs := im.in.getAll(ctx, []Key{f.masterKey()})
+	master, errs := im.in.getAll(ctx, []Key{f.MasterKey()})
 	if errs[0] != nil {
 		return errors.Is(errs[0], ErrNotFound)
 	}

@@ -22,8 +22,8 @@ func (f *Flow) places() [2]place {
 	return [2]place{placeOf(f.Orig, f.Zone), placeOf(f.Reply, f.Zone)}
 }
 
-// masterKey is where the kernel looks for a flow's master: in the flow's zone.
-func (f *Flow) masterKey() Key {
+// MasterKey is where the kernel looks for a flow's master: in the flow's zone.
+func (f *Flow) MasterKey() Key {
 	k := Key{Orig: f.Master, Zone: f.Zone}
 	k.Orig.Zone = f.Orig.Zone
 	return k
@@ -55,7 +55,7 @@ func mastersFirst(flows []Flow) []int {
 	depths := make([]int, len(flows))
 	for i := range flows {
 		for f := &flows[i]; !f.Master.IsZero() && depths[i] < maxMasters; depths[i]++ {
-			key := f.masterKey()
+			key := f.MasterKey()
 			master, ok := at[key.place()]
 			if !ok {
 				break

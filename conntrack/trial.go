@@ -20,7 +20,7 @@ func (im *importing) trial(ctx context.Context, t *Table) *trial {
 		f := &im.flows[i]
 		keys, of = append(keys, Key{Orig: f.Orig, Zone: f.Zone}, Key{Reply: f.Reply, Zone: f.Zone}), append(of, i, i)
 		if !f.Master.IsZero() {
-			keys, of = append(keys, f.masterKey()), append(of, i)
+			keys, of = append(keys, f.MasterKey()), append(of, i)
 		}
 	}
 	flows, errs := t.getAll(ctx, keys)
@@ -47,7 +47,7 @@ func (t *trial) put(f *Flow) {
 func (t *trial) insertAll(_ context.Context, flows []*Flow) []error {
 	errs := make([]error, len(flows))
 	for i, f := range flows {
-		places, master := f.places(), f.masterKey()
+		places, master := f.places(), f.MasterKey()
 		switch {
 		case t.at[places[0]] != nil:
 			errs[i] = ErrExists

@@ -47,7 +47,7 @@ func (s *Service) modify(ctx context.Context, p *wire.ModifyParams) (any, error)
 		return nil, err
 	}
 	if nat != nil {
-		if err := table.mayTranslate(); err != nil {
+		if err := table.mayTranslate("set.nat"); err != nil {
 			return nil, err
 		}
 	}

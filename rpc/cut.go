@@ -61,6 +61,9 @@ func (s *Service) readKiller(ctx context.Context, table *guarded, c *wire.Cuttin
 	if k.cutter = s.cutter(table); k.cutter == nil {
 		return nil, errNoCutter()
 	}
+	if table.isBound() {
+		k.cut.Most = table.mostCut
+	}
 	k.cut.Comment = reason
 	if p := PrincipalFrom(ctx); p != nil {
 		k.cut.Comment = p.Name()
@@ -106,6 +109,16 @@ func (k *killer) checkBlocks(flows []conntrack.Flow) error {
 		}
 	}
 	return nil
+}
+
+// mostCut is the longest that a caller who is bound to networks may keep out one direction of a flow. Without ports
+// those are all packets of its protocol between two addresses; where both are outside, they are others' too. As
+// nothing else ends such a flow, they are kept out for as long as a cut takes, and no longer.
+func (g *guarded) mostCut(t *conntrack.Tuple) time.Duration {
+	if t.Proto.HasPorts() || g.hasTuples(t) {
+		return maxCut
+	}
+	return defaultCut
 }
 
 // prepare sees to it, before anything is deleted, that n flows can be cut as planned, and that

@@ -322,3 +322,59 @@ func TestBlockSpares(t *testing.T) {
 		}
 	}
 }
+
+// TestCutBound: a direction without ports of which both ends are outside is others' too, and isn't kept out for longer
+// than a cut lasts by itself.
+func TestCutBound(t *testing.T) {
+	ip := netip.MustParseAddr
+	translated := func(proto conntrack.Protocol, src, replySrc, replyDst string, dst ...string) conntrack.Flow {
+		f := conntrack.Flow{Timeout: time.Minute}
+		f.Orig = conntrack.Tuple{Proto: proto, Src: ip(src), Dst: ip(dst[0])}
+		switch {
+		case proto.HasPorts():
+			f.Orig.SrcPort, f.Orig.DstPort = 4000, 500
+		case proto == conntrack.ICMP:
+			f.Orig.ICMPType, f.Orig.ICMPID = 8, 7
+		case proto == conntrack.GRE:
+			f.Orig.SrcPort, f.Orig.DstPort = 1, 2
+		}
+		f.Reply = f.Orig.Inverse()
+		f.Reply.Src, f.Reply.Dst = ip(replySrc), ip(replyDst)
+		return f
+	}
+	const esp = conntrack.Protocol(50)
+	const peer, wan, own = "192.168.9.6", "203.0.113.1", "10.3.0.8"
+	operator := boundTo(wire.RoleOperator, "10.3.0.0/16")
+	for name, c := range map[string]struct {
+		flow        conntrack.Flow
+		orig, reply time.Duration
+	}{
+		"ESP to behind a shared address":   {translated(esp, peer, own, peer, wan), defaultCut, time.Hour},
+		"GRE to behind a shared address":   {translated(conntrack.GRE, peer, own, peer, wan), defaultCut, time.Hour},
+		"ICMP to behind a shared address":  {translated(conntrack.ICMP, peer, own, peer, wan), defaultCut, time.Hour},
+		"ICMP from behind a shared one":    {translated(conntrack.ICMP, own, peer, wan, peer), time.Hour, defaultCut},
+		"UDP to behind a shared address":   {translated(conntrack.UDP, peer, own, peer, wan), time.Hour, time.Hour},
+		"UDP from behind a shared address": {translated(conntrack.UDP, own, peer, wan, peer), time.Hour, time.Hour},
+		"ESP that isn't translated":        {translated(esp, own, peer, own, peer), time.Hour, time.Hour},
+	} {
+		a, cutter := newCutAPI(c.flow)
+		if _, err := a.as(t, operator, "conntrack.kill", `{"all": true, "cut": "1h"}`); err != nil {
+			t.Fatal(name, err)
+		}
+		if orig, reply := cutter.options.Lasts(&c.flow.Orig), cutter.options.Lasts(&c.flow.Reply); orig != c.orig || reply != c.reply {
+			t.Errorf("%s: kept out for %v and %v, want %v and %v", name, orig, reply, c.orig, c.reply)
+		}
+		if _, err := a.service.Table.Create(t.Context(), c.flow); err != nil {
+			t.Fatal(name, err)
+		}
+		if _, err := a.as(t, operator, "conntrack.kill", `{"all": true, "cut": 5}`); err != nil || cutter.options.Lasts(&c.flow.Orig) > 5*time.Second {
+			t.Errorf("%s: %v, a cut of 5 s lasts %v", name, err, cutter.options.Lasts(&c.flow.Orig))
+		}
+		// Who isn't bound cuts both.
+		a, cutter = newCutAPI(c.flow)
+		a.call(t, "conntrack.kill", `{"all": true, "cut": "1h"}`, &wire.KillResult{})
+		if cutter.options.Lasts(&c.flow.Orig) != time.Hour || cutter.options.Lasts(&c.flow.Reply) != time.Hour {
+			t.Errorf("%s: not bound: %+v", name, cutter.options)
+		}
+	}
+}

@@ -144,7 +144,9 @@ func writeExpect(e encoder, x *conntrack.Expect) {
 	e.uint(uint64(x.Zone))
 	tuple("tuple", &x.Tuple, false)
 	tuple("mask", &x.Mask, false)
-	tuple("master", &x.Master, true)
+	if !x.Master.IsZero() { // of one outside it isn't told
+		tuple("master", &x.Master, true)
+	}
 	if x.Timeout != 0 || x.Flags&conntrack.ExpectPermanent == 0 {
 		e.key("timeout")
 		e.uint(uint64(x.Timeout / time.Second))
@@ -300,13 +302,15 @@ func (s *Service) expectCreate(ctx context.Context, p *wire.ExpectCreateParams) 
 	if err != nil {
 		return nil, err
 	}
-	if !table.hasTuples(&x.Tuple) {
-		return nil, table.errOutside("what is expected")
+	if x, err = conntrack.CheckCreateExpect(x); err != nil { // which completes the mask
+		return nil, err
+	}
+	if err := table.mayExpect(&x); err != nil {
+		return nil, err
 	}
 	if p.DryRun {
-		x, err = conntrack.CheckCreateExpect(x)
 		x.Helper = master.Helper
-		return expectResult(x), err
+		return expectResult(x), nil
 	}
 	if err := table.begin(ctx, 1, x.Tuple.String()); err != nil {
 		return nil, err

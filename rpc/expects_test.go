@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -219,5 +220,62 @@ func TestExpectSelectorContradicted(t *testing.T) {
 	a.call(t, "expect.kill", string(params), &got)
 	if got.Killed != 1 {
 		t.Errorf("killed %d of what the list gave, want 1", got.Killed)
+	}
+}
+
+// TestExpectBound: who is bound to networks expects only what is inside whatever comes, and sees no expectation
+// of which but a part is.
+func TestExpectBound(t *testing.T) {
+	const full, own, wide = "255.255.255.255", "255.255.0.0", "255.254.0.0"
+	admin := boundTo(wire.RoleAdmin, "10.0.0.0/16", "2001:db8:1::/48")
+	for _, c := range []struct {
+		tuple, more string
+		why         string // it is refused; empty: it isn't
+		seen        bool   // where somebody else makes it for a flow of theirs
+	}{
+		{`"src": "192.0.2.1", "dst": "10.0.0.1"`, ``, "", true},
+		{`"dst": "10.0.0.1"`, ``, "", true},
+		{`"src": "192.0.2.1", "dst": "10.0.0.1"`, `, "mask": {"src": "0.0.0.0"}`, "", true},
+		{`"src": "10.0.0.1", "dst": "192.0.2.1"`, ``, "", true},
+		{`"src": "10.0.0.1", "dst": "192.0.2.1"`, `, "mask": {"src": "` + full + `"}`, "", true},
+		{`"src": "10.0.0.1", "dst": "192.0.2.1"`, `, "mask": {"src": "` + own + `"}`, "", true},
+		{`"src": "10.0.0.1", "dst": "192.0.2.1"`, `, "mask": {"src": "` + wide + `"}`, "mask.src", false},
+		{`"src": "10.0.0.1", "dst": "192.0.2.1"`, `, "mask": {"src": "0.255.255.255"}`, "mask.src", false},
+		{`"src": "10.0.0.1", "dst": "192.0.2.1"`, `, "mask": {"src": "0.0.0.0"}`, "mask.src", false},
+		{`"src": "10.0.0.1", "dst": "192.0.2.1"`, `, "mask": {"sport": 65535}`, "mask.src", false},
+		{`"dst": "192.0.2.1"`, ``, "what is expected is outside", false},
+		{`"src": "10.1.0.1", "dst": "192.0.2.1"`, ``, "what is expected is outside", false},
+		{`"dst": "10.0.0.1"`, `, "nat": {"direction": "reply", "tuple": {"src": "10.0.0.9", "sport": 7}}`, "nat: callers who are bound", true},
+		{`"dst": "10.0.0.1"`, `, "function": "nat-follow-master"`, "function: callers who are bound", true},
+	} {
+		for _, by := range []string{ScopeEither, ScopeOrig, ScopeReply} {
+			for _, dry := range []string{"", `, "dry_run": true`} {
+				a := newExpectAPI(t, 0)
+				a.service.Scope = side(by)
+				params := fmt.Sprintf(`{"master": 1, "tuple": {%s, "dport": 22, "protocol": "tcp"}%s%s}`, c.tuple, c.more, dry)
+				_, err := a.as(t, admin, "expect.create", params)
+				if c.why == "" && err != nil || c.why != "" && (err == nil || err.Code != wire.PermissionDenied || !strings.Contains(err.Message, c.why)) {
+					t.Errorf("%s %s: %v, want %q", by, params, err, c.why)
+				}
+				if wrote := a.table.Writes() > 0; wrote != (c.why == "" && dry == "") {
+					t.Errorf("%s %s: wrote %v", by, params, wrote)
+				}
+			}
+		}
+		f := tcpFlow(1)
+		f.Orig.Src, f.Helper = netip.MustParseAddr("172.16.0.1"), "Q.931"
+		a := newAPI(f)
+		a.call(t, "expect.create", fmt.Sprintf(`{"master": 1, "tuple": {%s, "dport": 22, "protocol": "tcp"}%s}`, c.tuple, c.more), &wire.Expect{})
+		text, err := a.as(t, admin, "expect.list", `{}`)
+		if err != nil || strings.Contains(text, `"matched":1`) != c.seen || strings.Contains(text, `"id":2`) != c.seen {
+			t.Errorf("%s%s is listed: %s, %v", c.tuple, c.more, text, err)
+		}
+		if _, err := a.as(t, admin, "expect.get", `{"expect": 2}`); (err == nil) != c.seen {
+			t.Errorf("%s%s: get: %v", c.tuple, c.more, err)
+		}
+		text, err = a.as(t, admin, "expect.kill", `{"all": true}`)
+		if err != nil || strings.Contains(text, `"killed":1`) != c.seen {
+			t.Errorf("%s%s: kill: %s, %v", c.tuple, c.more, text, err)
+		}
 	}
 }

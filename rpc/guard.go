@@ -48,7 +48,7 @@ func (g *guarded) Replace(ctx context.Context, k conntrack.Key, nat conntrack.NA
 	if err := g.begun(); err != nil {
 		return conntrack.Flow{}, err
 	}
-	if err := g.mayTranslate(); err != nil {
+	if err := g.mayTranslate("set.nat"); err != nil {
 		return conntrack.Flow{}, err
 	}
 	return g.Table.Replace(ctx, k, nat)
@@ -59,19 +59,31 @@ func (g *guarded) Create(ctx context.Context, f conntrack.Flow) (conntrack.Flow,
 	if err := g.begun(); err != nil {
 		return conntrack.Flow{}, err
 	}
+	if err := g.mayRelate(ctx, &f); err != nil {
+		return conntrack.Flow{}, err
+	}
 	return g.Table.Create(ctx, f)
+}
+
+// CanCreate is Table's.
+func (g *guarded) CanCreate(ctx context.Context, f conntrack.Flow) (conntrack.Flow, error) {
+	if err := g.mayRelate(ctx, &f); err != nil {
+		return conntrack.Flow{}, err
+	}
+	return g.Table.CanCreate(ctx, f)
 }
 
 // Import is Table's.
 func (g *guarded) Import(ctx context.Context, flows []conntrack.Flow, on conntrack.OnConflict) []conntrack.Imported {
 	if err := g.begun(); err != nil {
-		failed := make([]conntrack.Imported, len(flows))
-		for i := range failed {
-			failed[i].Err = err
-		}
-		return failed
+		return allFailed(len(flows), err)
 	}
-	return g.Table.Import(ctx, flows, on)
+	return g.importBy(ctx, g.Table.Import, flows, on)
+}
+
+// CanImport is Table's.
+func (g *guarded) CanImport(ctx context.Context, flows []conntrack.Flow, on conntrack.OnConflict) []conntrack.Imported {
+	return g.importBy(ctx, g.Table.CanImport, flows, on)
 }
 
 // Flush is Table's.
@@ -88,6 +100,9 @@ func (g *guarded) Flush(ctx context.Context, family conntrack.Family, zone *uint
 // CreateExpect is Table's.
 func (g *guarded) CreateExpect(ctx context.Context, e conntrack.Expect) (conntrack.Expect, error) {
 	if err := g.begun(); err != nil {
+		return conntrack.Expect{}, err
+	}
+	if err := g.mayExpect(&e); err != nil {
 		return conntrack.Expect{}, err
 	}
 	return g.Table.CreateExpect(ctx, e)

@@ -58,7 +58,7 @@ func TestTableIsGuarded(t *testing.T) {
 // of flows.
 func TestGuardedIsWhole(t *testing.T) {
 	harmless := map[string]bool{
-		"CanModify": true, "CanReplace": true, "CanCreate": true, "CanImport": true, // of what the guard gave, or mayMake and mayTranslate let
+		"CanModify": true, "CanReplace": true, // of what the guard gave, or mayTranslate let
 		"Stats": true, "PerCPU": true, "LocalAddrs": true,
 	}
 	table := reflect.TypeFor[Table]()

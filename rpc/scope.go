@@ -118,21 +118,43 @@ func (g *guarded) mayMake(what string, f *conntrack.Flow) error {
 	return nil
 }
 
-// mayTranslate returns an error for a caller who is bound to networks: other addresses and ports are, or may
-// become, others', and whether they are free would tell of flows outside.
-func (g *guarded) mayTranslate() error {
+// mayTranslate returns an error for a caller who is bound to networks and gave a parameter that translates: other
+// addresses and ports are, or may become, others', and whether they are free would tell of flows outside.
+func (g *guarded) mayTranslate(param string) error {
 	if !g.isBound() {
 		return nil
 	}
 	return &wire.Error{
-		Code: wire.PermissionDenied, Message: "set.nat: callers who are bound to networks can't translate addresses",
-		Hint: "kill the flow instead; ask somebody who isn't bound where it has to be translated otherwise",
+		Code: wire.PermissionDenied, Message: param + ": callers who are bound to networks can't translate addresses",
+		Hint: "leave it out, or kill the flow instead; ask somebody who isn't bound where it has to be translated otherwise",
 	}
 }
 
 // Flows is Table's.
 func (g *guarded) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
-	return g.Table.Flows(ctx, f, g.within(opts)...)
+	return g.own(ctx, g.Table.Flows(ctx, f, g.within(opts)...))
+}
+
+// own gives the flows of a sequence that are the caller's, as the caller sees them.
+func (g *guarded) own(ctx context.Context, flows iter.Seq2[conntrack.Flow, error]) iter.Seq2[conntrack.Flow, error] {
+	if !g.isBound() {
+		return flows
+	}
+	return func(yield func(conntrack.Flow, error) bool) {
+		var f conntrack.Flow // one for all: its address is taken, so that each would go to the heap
+		for next, err := range flows {
+			f = next
+			if err == nil {
+				if !g.has(&f) {
+					continue
+				}
+				g.hideMaster(ctx, &f)
+			}
+			if !yield(f, err) {
+				return
+			}
+		}
+	}
 }
 
 func (g *guarded) within(opts []conntrack.ListOption) []conntrack.ListOption {
@@ -163,6 +185,7 @@ func (g *guarded) Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, err
 	if err == nil && !g.has(&f) {
 		return conntrack.Flow{}, errNoFlow()
 	}
+	g.hideMaster(ctx, &f)
 	return f, err
 }
 
@@ -176,6 +199,7 @@ func (g *guarded) GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrac
 		if errs[i] == nil && !g.has(&flows[i]) {
 			flows[i], errs[i] = conntrack.Flow{}, errNoFlow()
 		}
+		g.hideMaster(ctx, &flows[i])
 	}
 	return flows, errs
 }
@@ -183,23 +207,59 @@ func (g *guarded) GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrac
 // NewFlows is Table's.
 func (g *guarded) NewFlows(ctx context.Context) (iter.Seq2[conntrack.Flow, error], error) {
 	flows, err := g.Table.NewFlows(ctx)
-	if err != nil || !g.isBound() {
-		return flows, err
+	if err != nil {
+		return nil, err
 	}
-	return func(yield func(conntrack.Flow, error) bool) {
-		for f, err := range flows {
-			if err == nil && !g.has(&f) {
-				continue
-			}
-			if !yield(f, err) {
-				return
-			}
-		}
-	}, nil
+	return g.own(ctx, flows), nil
 }
 
 // hasExpect tells whether an expectation is the caller's: what is expected, or its master.
-func (g *guarded) hasExpect(x *conntrack.Expect) bool { return g.hasTuples(&x.Tuple, &x.Master) }
+func (g *guarded) hasExpect(x *conntrack.Expect) bool { return g.expects(x) || g.hasTuples(&x.Master) }
+
+// expects tells whether whatever an expectation takes has an address of the caller's: its destination, which is
+// compared whole, or its source with all that the mask leaves open.
+func (g *guarded) expects(x *conntrack.Expect) bool {
+	if !g.isBound() {
+		return true
+	}
+	for _, n := range g.bound {
+		if n.Contains(x.Tuple.Dst) || n.Contains(x.Tuple.Src) && compares(x.Mask.Src, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// compares tells whether a mask of addresses has all bits by which an address is in a network.
+func compares(mask netip.Addr, n netip.Prefix) bool {
+	if mask.BitLen() != n.Addr().BitLen() {
+		return false
+	}
+	bits := mask.AsSlice()
+	for i := range n.Bits() {
+		if bits[i/8]&(0x80>>(i%8)) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// mayExpect returns an error for an expectation that would take others' flows, or translate its own.
+func (g *guarded) mayExpect(x *conntrack.Expect) error {
+	switch {
+	case !g.isBound():
+		return nil
+	case x.NAT != nil:
+		return g.mayTranslate("nat")
+	case x.Function != "": // the kernel's functions are all of NAT
+		return g.mayTranslate("function")
+	case !g.expects(x) && g.hasTuples(&x.Tuple):
+		return g.errOutside("what is expected from other sources, which mask.src lets in,")
+	case !g.expects(x):
+		return g.errOutside("what is expected")
+	}
+	return nil
+}
 
 // Expects is Table's.
 func (g *guarded) Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error] {
@@ -208,8 +268,11 @@ func (g *guarded) Expects(ctx context.Context) iter.Seq2[conntrack.Expect, error
 	}
 	return func(yield func(conntrack.Expect, error) bool) {
 		for x, err := range g.Table.Expects(ctx) {
-			if err == nil && !g.hasExpect(&x) {
-				continue
+			if err == nil {
+				if !g.hasExpect(&x) {
+					continue
+				}
+				g.hideMasterOf(ctx, &x)
 			}
 			if !yield(x, err) {
 				return
@@ -224,6 +287,7 @@ func (g *guarded) GetExpect(ctx context.Context, id uint32) (conntrack.Expect, e
 	if err == nil && !g.hasExpect(&x) {
 		return conntrack.Expect{}, &conntrack.OpError{Op: "get expectation", Err: conntrack.ErrNotFound}
 	}
+	g.hideMasterOf(ctx, &x)
 	return x, err
 }
 

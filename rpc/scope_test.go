@@ -242,6 +242,32 @@ func TestScopeBlock(t *testing.T) {
 	}
 }
 
+// TestCompares: a mask keeps an address in a network when it has all bits of that.
+func TestCompares(t *testing.T) {
+	for _, c := range []struct {
+		mask, network string
+		want          bool
+	}{
+		{"255.255.255.255", "10.3.0.7/32", true},
+		{"255.255.255.254", "10.3.0.7/32", false},
+		{"255.255.128.0", "10.3.0.0/17", true},
+		{"255.255.0.0", "10.3.0.0/17", false},
+		{"127.255.255.255", "10.3.0.0/16", false},
+		{"0.0.0.0", "0.0.0.0/0", true},
+		{"ffff:ffff:ffff::", "2001:db8:1::/48", true},
+		{"ffff:ffff:fffe::", "2001:db8:1::/48", false},
+		{"::", "0.0.0.0/0", false},
+		{"255.255.255.255", "2001:db8::/32", false},
+	} {
+		if got := compares(netip.MustParseAddr(c.mask), netip.MustParsePrefix(c.network)); got != c.want {
+			t.Errorf("%s of %s: %v", c.mask, c.network, got)
+		}
+	}
+	if compares(netip.Addr{}, netip.MustParsePrefix("10.0.0.0/8")) {
+		t.Error("no mask compares")
+	}
+}
+
 // TestScopeZero: the counters of others stay.
 func TestScopeZero(t *testing.T) {
 	mine, others := tcpFlow(1), tcpFlow(300) // 10.0.0.1 and 10.0.1.44

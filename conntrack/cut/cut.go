@@ -117,6 +117,8 @@ func (c *Cutter) Close() error {
 type Options struct {
 	// For is how long the tuples are kept out, from a second on.
 	For time.Duration
+	// Most is the longest that a tuple may be kept out; nil is no bound.
+	Most func(t *conntrack.Tuple) time.Duration
 	// Block is how long the addresses are kept apart: packets from the source to the destination
 	// of each flow's original direction. 0 doesn't. Two addresses of the router itself are never
 	// kept apart.
@@ -127,6 +129,14 @@ type Options struct {
 	Comment string
 	// Spare are pairs of addresses that are not blocked, in either direction.
 	Spare []Pair
+}
+
+// Lasts returns how long a tuple is kept out.
+func (o *Options) Lasts(t *conntrack.Tuple) time.Duration {
+	if o.Most == nil {
+		return o.For
+	}
+	return min(o.For, o.Most(t))
 }
 
 // Result is what Cut did.

@@ -24,7 +24,7 @@ func elementsOf(flows []conntrack.Flow, blocks []Block, o Options) elements {
 		for _, t := range []*conntrack.Tuple{&f.Orig, &f.Reply} {
 			if t.Src.IsValid() && t.Dst.IsValid() {
 				place, key := tupleKey(t)
-				e.add(zoneOf(f, t), place, nftables.SetElement{Key: key, Timeout: o.For}, o)
+				e.add(zoneOf(f, t), place, nftables.SetElement{Key: key, Timeout: o.Lasts(t)}, o)
 			}
 		}
 	}
