@@ -38,7 +38,7 @@ type Defaults struct {
 type Authenticator struct {
 	shared *shared
 	logger *slog.Logger
-	grants *grants
+	limits Defaults
 	own    *ownToken
 	cost   int // of the costliest hash of the configuration, at least the usual one
 
@@ -91,7 +91,7 @@ func Check(cfg Config) []error {
 // build makes an authenticator of what stands in the configuration itself.
 func build(cfg Config, d Defaults, s *shared, logger *slog.Logger) (*Authenticator, []error) {
 	a := &Authenticator{
-		shared: s, logger: logger, grants: &grants{defaults: d, budgets: s.budgets}, cost: hashCost,
+		shared: s, logger: logger, limits: d, cost: hashCost,
 		passwordRole: Role(cfg.Passwords.Role), proxyRole: Role(cfg.Proxy.Role),
 	}
 	var wrong []error
@@ -106,12 +106,12 @@ func build(cfg Config, d Defaults, s *shared, logger *slog.Logger) (*Authenticat
 	}
 	a.certificates, more = newCertificates(cfg.Users)
 	note(more)
-	a.peers, more = newPeers(cfg.Peers, a.grants)
+	a.peers, more = newPeers(cfg.Peers, s.budgets)
 	a.peers.valid = s.valid
 	note(more)
 	a.proxy, more = newProxy(cfg.Proxy)
 	note(more)
-	a.oidc, more = newOIDC(cfg.OIDC, a.grants, logger)
+	a.oidc, more = newOIDC(cfg.OIDC, s.budgets, logger)
 	if a.oidc != nil {
 		a.oidc.valid = s.valid
 	}
@@ -190,7 +190,7 @@ func (a *Authenticator) ProxyUser(name string) *Principal {
 	if role.rank() == 0 {
 		return nil
 	}
-	id := a.grants.identity(name, ViaProxy, "", parsedGrant{role: role})
+	id := parsedGrant{role: role}.identity(name, ViaProxy, "", a.shared.budgets)
 	id.Valid = a.shared.valid(func(a *Authenticator) bool {
 		_, now := a.user(name)
 		return !now && a.proxyRole == role && trusted(a)
