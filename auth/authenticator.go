@@ -177,12 +177,14 @@ func (a *Authenticator) Certificate(cert *x509.Certificate, counts func() bool) 
 // Peer recognises the process at the other end of a Unix socket; nil is nobody.
 func (a *Authenticator) Peer(c *net.UnixConn) (*Principal, error) { return a.peers.principal(c) }
 
-// ProxyUser recognises a user by the word of a trusted proxy; nil is nobody.
-func (a *Authenticator) ProxyUser(name string) *Principal {
+// ProxyUser recognises a user by the word of a trusted proxy; nil is nobody. It is valid as long as that very
+// proxy is trusted, and names users in the same header.
+func (a *Authenticator) ProxyUser(by TrustedProxy, name string) *Principal {
 	if checkName(name) != "" {
 		return nil
 	}
-	trusted := func(now *Authenticator) bool { return now.proxy.any() }
+	header := a.proxy.header
+	trusted := func(now *Authenticator) bool { return now.proxy.believes(by, header) }
 	if id, ok := a.userIdentity(name, ViaProxy, "", trusted); ok {
 		return NewPrincipal(id)
 	}
@@ -201,8 +203,13 @@ func (a *Authenticator) ProxyUser(name string) *Principal {
 // IsProxy tells whether requests from an address are a trusted proxy's.
 func (a *Authenticator) IsProxy(from netip.Addr) bool { return a.proxy.trusts(from) }
 
-// IsProxyPeer tells whether the process at the other end of a Unix socket is a trusted proxy.
-func (a *Authenticator) IsProxyPeer(c *net.UnixConn) bool { return a.proxy.trustsPeer(c) }
+// ProxyAt returns the trusted proxy whose requests are from an address, and whether it is one.
+func (a *Authenticator) ProxyAt(from netip.Addr) (by TrustedProxy, ok bool) {
+	return TrustedProxy{from: from}, a.proxy.trusts(from)
+}
+
+// ProxyPeer returns the trusted proxy at the other end of a Unix socket, and whether it is one.
+func (a *Authenticator) ProxyPeer(c *net.UnixConn) (by TrustedProxy, ok bool) { return a.proxy.peer(c) }
 
 // Close ends what goes on in the background. Where no other authenticator has followed, the one before it
 // is in force again.
