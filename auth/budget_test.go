@@ -127,3 +127,20 @@ func TestBudgetsAreBounded(t *testing.T) {
 		t.Error("one without bounds is kept")
 	}
 }
+
+// TestBudgetOfFailedReload: numbers of a configuration that came to nothing don't count.
+func TestBudgetOfFailedReload(t *testing.T) {
+	f := newFixture(t, nil)
+	p := f.must(f.login("jane", "secret"))
+	a, wrong := newAuthenticator(f.cfg, Defaults{Kills: 1}, f.secret, f.a, f.log.logger(), f.c.now)
+	if len(wrong) > 0 {
+		t.Fatal(wrong)
+	}
+	if ok, _, _ := p.TakeKills(2); ok {
+		t.Error("the new numbers don't count")
+	}
+	a.Close()
+	if ok, _, _ := p.TakeKills(2); !ok {
+		t.Error("the numbers count of what was taken back")
+	}
+}
