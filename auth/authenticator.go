@@ -38,7 +38,7 @@ type Defaults struct {
 type Authenticator struct {
 	shared *shared
 	logger *slog.Logger
-	grants *grants
+	limits Defaults
 	own    *ownToken
 	cost   int // of the costliest hash of the configuration, at least the usual one
 
@@ -91,7 +91,7 @@ func Check(cfg Config) []error {
 // build makes an authenticator of what stands in the configuration itself.
 func build(cfg Config, d Defaults, s *shared, logger *slog.Logger) (*Authenticator, []error) {
 	a := &Authenticator{
-		shared: s, logger: logger, grants: &grants{defaults: d, budgets: s.budgets}, cost: hashCost,
+		shared: s, logger: logger, limits: d, cost: hashCost,
 		passwordRole: Role(cfg.Passwords.Role), proxyRole: Role(cfg.Proxy.Role),
 	}
 	var wrong []error
@@ -106,12 +106,12 @@ func build(cfg Config, d Defaults, s *shared, logger *slog.Logger) (*Authenticat
 	}
 	a.certificates, more = newCertificates(cfg.Users)
 	note(more)
-	a.peers, more = newPeers(cfg.Peers, a.grants)
+	a.peers, more = newPeers(cfg.Peers, s.budgets)
 	a.peers.valid = s.valid
 	note(more)
 	a.proxy, more = newProxy(cfg.Proxy)
 	note(more)
-	a.oidc, more = newOIDC(cfg.OIDC, a.grants, logger)
+	a.oidc, more = newOIDC(cfg.OIDC, s.budgets, logger)
 	if a.oidc != nil {
 		a.oidc.valid = s.valid
 	}
@@ -177,12 +177,14 @@ func (a *Authenticator) Certificate(cert *x509.Certificate, counts func() bool) 
 // Peer recognises the process at the other end of a Unix socket; nil is nobody.
 func (a *Authenticator) Peer(c *net.UnixConn) (*Principal, error) { return a.peers.principal(c) }
 
-// ProxyUser recognises a user by the word of a trusted proxy; nil is nobody.
-func (a *Authenticator) ProxyUser(name string) *Principal {
+// ProxyUser recognises a user by the word of a trusted proxy; nil is nobody. It is valid as long as that very
+// proxy is trusted, and names users in the same header.
+func (a *Authenticator) ProxyUser(by TrustedProxy, name string) *Principal {
 	if checkName(name) != "" {
 		return nil
 	}
-	trusted := func(now *Authenticator) bool { return now.proxy.any() }
+	header := a.proxy.header
+	trusted := func(now *Authenticator) bool { return now.proxy.believes(by, header) }
 	if id, ok := a.userIdentity(name, ViaProxy, "", trusted); ok {
 		return NewPrincipal(id)
 	}
@@ -190,7 +192,7 @@ func (a *Authenticator) ProxyUser(name string) *Principal {
 	if role.rank() == 0 {
 		return nil
 	}
-	id := a.grants.identity(name, ViaProxy, "", parsedGrant{role: role})
+	id := parsedGrant{role: role}.identity(name, ViaProxy, "", a.shared.budgets)
 	id.Valid = a.shared.valid(func(a *Authenticator) bool {
 		_, now := a.user(name)
 		return !now && a.proxyRole == role && trusted(a)
@@ -201,8 +203,13 @@ func (a *Authenticator) ProxyUser(name string) *Principal {
 // IsProxy tells whether requests from an address are a trusted proxy's.
 func (a *Authenticator) IsProxy(from netip.Addr) bool { return a.proxy.trusts(from) }
 
-// IsProxyPeer tells whether the process at the other end of a Unix socket is a trusted proxy.
-func (a *Authenticator) IsProxyPeer(c *net.UnixConn) bool { return a.proxy.trustsPeer(c) }
+// ProxyAt returns the trusted proxy whose requests are from an address, and whether it is one.
+func (a *Authenticator) ProxyAt(from netip.Addr) (by TrustedProxy, ok bool) {
+	return TrustedProxy{from: from}, a.proxy.trusts(from)
+}
+
+// ProxyPeer returns the trusted proxy at the other end of a Unix socket, and whether it is one.
+func (a *Authenticator) ProxyPeer(c *net.UnixConn) (by TrustedProxy, ok bool) { return a.proxy.peer(c) }
 
 // Close ends what goes on in the background. Where no other authenticator has followed, the one before it
 // is in force again.

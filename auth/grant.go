@@ -1,18 +1,12 @@
 package auth
 
 import (
-	"container/list"
 	"fmt"
 	"net/netip"
-	"sync"
 )
 
-const (
-	// maxNetworks bounds the networks of one grant: each flow is held against all of them.
-	maxNetworks = 256
-	// maxBudgets bounds how many budgets are kept. Names come from issuers and proxies too.
-	maxBudgets = 4096
-)
+// maxNetworks bounds the networks of one grant: each flow is held against all of them.
+const maxNetworks = 256
 
 // parsedGrant is a Grant that was checked.
 type parsedGrant struct {
@@ -80,64 +74,10 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return n, nil
 }
 
-// grants turns what was granted into what a principal is made of.
-type grants struct {
-	defaults Defaults
-	budgets  *budgets
-}
-
-// identity returns the identity of a name. All of one name that have the same numbers share a budget.
-func (g grants) identity(name string, via Via, credential string, p parsedGrant) Identity {
-	calls, kills := p.calls, p.kills
-	if calls == 0 {
-		calls = g.defaults.Calls
-	}
-	if kills == 0 {
-		kills = g.defaults.Kills
-	}
+// identity returns the identity of a name that was granted this.
+func (p parsedGrant) identity(name string, via Via, credential string, b *budgets) Identity {
 	return Identity{
 		Name: name, Role: p.role, Via: via, Credential: credential, Networks: p.networks,
-		Budget: g.budgets.of(budgetKey{name, calls, kills}),
+		Budget: &Budget{of: b, name: name, calls: p.calls, kills: p.kills},
 	}
-}
-
-// budgetKey is whose a budget is, and how much it allows a minute.
-type budgetKey struct {
-	name         string
-	calls, kills int
-}
-
-// budgets are the budgets by name. They outlive a reload, so that none begins anew by it. Of more than
-// maxBudgets those go that were asked for the longest ago.
-type budgets struct {
-	mu     sync.Mutex
-	byKey  map[budgetKey]*list.Element // of *budgetEntry
-	recent list.List                   // latest first
-}
-
-type budgetEntry struct {
-	key    budgetKey
-	budget *Budget
-}
-
-func newBudgets() *budgets { return &budgets{byKey: map[budgetKey]*list.Element{}} }
-
-// of returns the budget of a key; nil where nothing is bounded.
-func (b *budgets) of(key budgetKey) *Budget {
-	if key.calls <= 0 && key.kills <= 0 {
-		return nil
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if e, ok := b.byKey[key]; ok {
-		b.recent.MoveToFront(e)
-		return e.Value.(*budgetEntry).budget
-	}
-	if b.recent.Len() >= maxBudgets {
-		old := b.recent.Remove(b.recent.Back()).(*budgetEntry)
-		delete(b.byKey, old.key)
-	}
-	entry := &budgetEntry{key: key, budget: NewBudget(key.calls, key.kills)}
-	b.byKey[key] = b.recent.PushFront(entry)
-	return entry.budget
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -64,58 +65,12 @@ func TestParseGrant(t *testing.T) {
 }
 
 func TestIdentity(t *testing.T) {
-	g := grants{defaults: Defaults{Calls: 60, Kills: 5}, budgets: newBudgets()}
 	p, _ := parseGrant("", Grant{Role: "operator", Networks: []string{"10.3.0.0/16"}})
-	id := g.identity("jane", ViaOIDC, "sub 7", p)
+	id := p.identity("jane", ViaOIDC, "sub 7", newBudgets(time.Now))
 	if id.Name != "jane" || id.Role != Operator || id.Via != ViaOIDC || id.Credential != "sub 7" {
 		t.Errorf("%+v", id)
 	}
 	if diff := cmp.Diff([]string{"10.3.0.0/16"}, []string{id.Networks[0].String()}); diff != "" || len(id.Networks) != 1 {
 		t.Errorf("networks: %v", id.Networks)
-	}
-	if ok, _, _ := id.Budget.takeKills(6); ok {
-		t.Error("more than the default was taken")
-	}
-	if ok, _, _ := id.Budget.takeKills(5); !ok {
-		t.Error("the default was not taken")
-	}
-
-	p.kills = 50
-	if ok, _, _ := g.identity("jane", ViaOIDC, "", p).Budget.takeKills(50); !ok {
-		t.Error("a number of its own counts for less than the default")
-	}
-	none := grants{budgets: newBudgets()}
-	p.kills = 0
-	if b := none.identity("jane", ViaToken, "", p).Budget; b != nil {
-		t.Errorf("a budget where nothing is bounded: %v", b)
-	}
-}
-
-func TestBudgetsAreShared(t *testing.T) {
-	b := newBudgets()
-	jane := b.of(budgetKey{"jane", 60, 5})
-	for name, tt := range map[string]struct {
-		key  budgetKey
-		same bool
-	}{
-		"the same":       {budgetKey{"jane", 60, 5}, true},
-		"another's":      {budgetKey{"joe", 60, 5}, false},
-		"more calls":     {budgetKey{"jane", 61, 5}, false},
-		"fewer kills":    {budgetKey{"jane", 60, 4}, false},
-		"no such bounds": {budgetKey{"jane", 0, 0}, false},
-	} {
-		if got := b.of(tt.key); (got == jane) != tt.same {
-			t.Errorf("%s: the same %v, want %v", name, got == jane, tt.same)
-		}
-	}
-	// Those that are asked for stay, whatever comes by.
-	for i := range 3 * maxBudgets {
-		b.of(budgetKey{fmt.Sprint("passer-by ", i), 60, 0})
-		if i%100 == 0 && b.of(budgetKey{"jane", 60, 5}) != jane {
-			t.Fatalf("forgotten after %d others", i)
-		}
-	}
-	if len(b.byKey) != maxBudgets || b.recent.Len() != maxBudgets {
-		t.Errorf("%d and %d budgets are kept, want %d", len(b.byKey), b.recent.Len(), maxBudgets)
 	}
 }

@@ -105,22 +105,23 @@ func (f *fixture) waiting() int {
 
 func TestProxyUser(t *testing.T) {
 	f := newFixture(t, func(f *fixture) { f.cfg.Proxy.Addresses = []string{"192.0.2.9"} })
-	p := f.must(f.a.ProxyUser("jane"), nil)
+	by, _ := f.a.ProxyAt(addr("192.0.2.9"))
+	p := f.must(f.a.ProxyUser(by, "jane"), nil)
 	if p.Role() != "operator" || p.Via() != "proxy" {
 		t.Errorf("%s by %s", p.Role(), p.Via())
 	}
 	for _, name := range []string{"", "stranger", "a:b", strings.Repeat("x", maxName+1)} {
-		if p := f.a.ProxyUser(name); p != nil {
+		if p := f.a.ProxyUser(by, name); p != nil {
 			t.Errorf("%q is %v", name, p)
 		}
 	}
-	f.cfg.Proxy.Role, f.cfg.Proxy.Addresses = "viewer", []string{"192.0.2.1"}
+	f.cfg.Proxy.Role, f.cfg.Proxy.Addresses = "viewer", []string{"192.0.2.8/31"}
 	f.reload()
-	stranger := f.must(f.a.ProxyUser("stranger"), nil)
+	stranger := f.must(f.a.ProxyUser(by, "stranger"), nil)
 	if stranger.Role() != "viewer" || !p.Valid() {
 		t.Errorf("%s, %v", stranger.Role(), p.Valid())
 	}
-	if p := f.a.ProxyUser("a b"); p != nil {
+	if p := f.a.ProxyUser(by, "a b"); p != nil {
 		t.Errorf("a name with a space is %v", p)
 	}
 	f.cfg.Proxy.Role = ""

@@ -44,12 +44,12 @@ var oidcAlgorithms = []string{
 // oidcVerifier recognises the bearers of an OpenID Connect issuer's tokens. The issuer is first asked when
 // the first token comes, and may be down until then, or later. nil knows nobody.
 type oidcVerifier struct {
-	cfg    OIDC
-	rules  []oidcRule
-	grants *grants
-	logger *slog.Logger
-	client *issuerClient
-	valid  func(ask func(now *Authenticator) bool) func() bool // shared.valid; nil: principals stay valid
+	cfg     OIDC
+	rules   []oidcRule
+	budgets *budgets
+	logger  *slog.Logger
+	client  *issuerClient
+	valid   func(ask func(now *Authenticator) bool) func() bool // shared.valid; nil: principals stay valid
 
 	ctx    context.Context // ends with the verifier
 	cancel context.CancelFunc
@@ -76,7 +76,7 @@ type issuer struct {
 
 // newOIDC reads the settings, and asks nobody. It returns nil where no issuer is set. The errors are
 // *SettingError.
-func newOIDC(cfg OIDC, g *grants, logger *slog.Logger) (*oidcVerifier, []error) {
+func newOIDC(cfg OIDC, b *budgets, logger *slog.Logger) (*oidcVerifier, []error) {
 	if cfg.Issuer == "" {
 		if cfg.Audience != "" || cfg.CA != "" || len(cfg.Grants) > 0 {
 			return nil, []error{&SettingError{"oidc.issuer", "the issuer is needed for the rest of [oidc]"}}
@@ -103,7 +103,7 @@ func newOIDC(cfg OIDC, g *grants, logger *slog.Logger) (*oidcVerifier, []error) 
 	if len(cfg.Grants) == 0 {
 		refuse("grant", "at least one [[oidc.grant]] is needed; without, nobody is let in")
 	}
-	v := &oidcVerifier{cfg: cfg, grants: g, logger: logger, client: client}
+	v := &oidcVerifier{cfg: cfg, budgets: b, logger: logger, client: client}
 	values := map[string]bool{}
 	for i, rule := range cfg.Grants {
 		key := fmt.Sprintf("oidc.grant[%d]", i)
@@ -175,7 +175,7 @@ func (v *oidcVerifier) verify(ctx context.Context, raw string) (*Principal, erro
 
 // identityOf is whom a token shows. It is valid as long as a token like it would be.
 func (v *oidcVerifier) identityOf(name, credential string, grant parsedGrant, expires time.Time) Identity {
-	id := v.grants.identity(name, ViaOIDC, credential, grant)
+	id := grant.identity(name, ViaOIDC, credential, v.budgets)
 	id.Expires = expires
 	if v.valid != nil {
 		id.Valid = v.valid(func(now *Authenticator) bool { return now.oidc != nil && reflect.DeepEqual(now.oidc.cfg, v.cfg) })

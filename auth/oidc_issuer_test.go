@@ -112,7 +112,7 @@ func (i *testIssuer) config() OIDC {
 
 func newTestVerifier(t testing.TB, cfg OIDC, logger *slog.Logger) *oidcVerifier {
 	t.Helper()
-	v, wrong := newOIDC(cfg, testGrants(), logger)
+	v, wrong := newOIDC(cfg, newBudgets(time.Now), logger)
 	if len(wrong) > 0 {
 		t.Fatal(wrong)
 	}

@@ -413,7 +413,7 @@ func TestNewOIDCWrong(t *testing.T) {
 	} {
 		cfg := right()
 		tt.change(&cfg)
-		v, wrong := newOIDC(cfg, testGrants(), quiet())
+		v, wrong := newOIDC(cfg, newBudgets(time.Now), quiet())
 		if got := settingKeys(t, wrong); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %v, want %q", name, wrong, tt.want)
 		}

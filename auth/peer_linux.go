@@ -27,11 +27,11 @@ const (
 
 // peers recognise the processes at the other ends of Unix sockets.
 type peers struct {
-	rules  []peerRule
-	groups bool // whether a rule asks for groups
-	grants *grants
-	names  userNames
-	valid  func(ask func(now *Authenticator) bool) func() bool // shared.valid; nil: principals stay valid
+	rules   []peerRule
+	groups  bool // whether a rule asks for groups
+	budgets *budgets
+	names   userNames
+	valid   func(ask func(now *Authenticator) bool) func() bool // shared.valid; nil: principals stay valid
 }
 
 // peerRule is what one [[unix]] says.
@@ -42,8 +42,8 @@ type peerRule struct {
 }
 
 // newPeers reads the rules. Names are looked up now. The errors are *SettingError.
-func newPeers(rules []Peer, g *grants) (*peers, []error) {
-	p := &peers{grants: g}
+func newPeers(rules []Peer, b *budgets) (*peers, []error) {
+	p := &peers{budgets: b}
 	var wrong []error
 	type subject struct {
 		byGroup bool
@@ -112,7 +112,7 @@ func (p *peers) principalOf(uid uint32, groups []uint32) (*Principal, error) {
 	if !ok {
 		return nil, nil
 	}
-	id := p.grants.identity(p.names.of(uid), ViaUnix, "", grant)
+	id := grant.identity(p.names.of(uid), ViaUnix, "", p.budgets)
 	if p.valid != nil {
 		id.Valid = p.valid(func(now *Authenticator) bool {
 			again, ok := now.peers.grantOf(uid, groups)

@@ -14,9 +14,6 @@ import (
 	"time"
 )
 
-// testGrants are grants without default numbers.
-func testGrants() *grants { return &grants{budgets: newBudgets()} }
-
 // connectAs has a process of a user connect to a Unix socket, and returns our end of it. The process
 // lives until the test ends.
 func connectAs(t *testing.T, uid, gid uint32, groups ...uint32) *net.UnixConn {
@@ -102,7 +99,7 @@ func TestPeers(t *testing.T) {
 		if tt.name == "by the last of many groups" {
 			tt.want = "uid 41009 admin"
 		}
-		p, wrong := newPeers(rules, testGrants())
+		p, wrong := newPeers(rules, newBudgets(time.Now))
 		if len(wrong) > 0 {
 			t.Fatal(wrong)
 		}
@@ -176,7 +173,7 @@ func TestNewPeersWrong(t *testing.T) {
 		if name == "the same group" {
 			first.User, first.Group = "", "41003"
 		}
-		_, wrong := newPeers([]Peer{first, tt.rule}, testGrants())
+		_, wrong := newPeers([]Peer{first, tt.rule}, newBudgets(time.Now))
 		if got := settingKeys(t, wrong); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %v, want %q", name, wrong, tt.want)
 		}
@@ -245,7 +242,7 @@ func BenchmarkPeer(b *testing.B) {
 func TestPeerEnds(t *testing.T) {
 	me := parsedGrant{role: Operator}
 	rules := func(r ...peerRule) *Authenticator {
-		return &Authenticator{peers: &peers{rules: r, grants: testGrants()}}
+		return &Authenticator{peers: &peers{rules: r, budgets: newBudgets(time.Now)}}
 	}
 	s := newShared(time.Now)
 	for name, tt := range map[string]struct {
@@ -258,7 +255,7 @@ func TestPeerEnds(t *testing.T) {
 		"no rule":      {rules(), false},
 	} {
 		s.install(tt.now)
-		p := &peers{rules: []peerRule{{id: 1234, grant: me}}, grants: testGrants(), valid: s.valid}
+		p := &peers{rules: []peerRule{{id: 1234, grant: me}}, budgets: newBudgets(time.Now), valid: s.valid}
 		got, err := p.principalOf(1234, []uint32{77})
 		if err != nil || got == nil || got.Valid() != tt.want {
 			t.Errorf("%s: %v, %v, want valid %v", name, got, err, tt.want)

@@ -14,11 +14,19 @@ import (
 type proxy struct {
 	networks []netip.Prefix
 	uids     map[uint32]bool
+	header   string // with the user's name
+}
+
+// TrustedProxy is which of the trusted proxies sent a request, for whether it is trusted later too. The
+// zero value is none.
+type TrustedProxy struct {
+	from netip.Addr
+	uid  *uint32 // where it called by the Unix socket
 }
 
 // newProxy reads whom to trust. The errors are *SettingError.
 func newProxy(cfg Proxy) (*proxy, []error) {
-	p := &proxy{uids: make(map[uint32]bool)}
+	p := &proxy{uids: make(map[uint32]bool), header: cfg.Header}
 	var wrong []error
 	for _, text := range cfg.Addresses {
 		network, err := parseProxyNetwork(text)
@@ -85,14 +93,23 @@ func (p *proxy) trusts(from netip.Addr) bool {
 	return false
 }
 
-// any tells whether a proxy is trusted at all.
-func (p *proxy) any() bool { return len(p.networks) > 0 || len(p.uids) > 0 }
-
-// trustsPeer tells whether the process at the other end of a Unix socket is a proxy.
-func (p *proxy) trustsPeer(c *net.UnixConn) bool {
+// peer returns the proxy that is the process at the other end of a Unix socket, and whether it is one.
+func (p *proxy) peer(c *net.UnixConn) (by TrustedProxy, ok bool) {
 	if len(p.uids) == 0 {
-		return false
+		return by, false
 	}
 	cred, err := peerCredentials(c)
-	return err == nil && p.uids[cred.Uid]
+	if err != nil || !p.uids[cred.Uid] {
+		return by, false
+	}
+	return TrustedProxy{uid: &cred.Uid}, true
+}
+
+// believes tells whether the word of a proxy counts that names users in a header.
+func (p *proxy) believes(by TrustedProxy, header string) bool {
+	trusted := p.trusts(by.from)
+	if by.uid != nil {
+		trusted = p.uids[*by.uid]
+	}
+	return trusted && strings.EqualFold(p.header, header)
 }

@@ -37,11 +37,11 @@ func TestProxyTrustsPeer(t *testing.T) {
 	}
 	for uid, want := range map[uint32]bool{65534: true, 0: false, 41001: false} {
 		c := connectAs(t, uid, uid)
-		if got := p.trustsPeer(c); got != want {
+		if _, got := p.peer(c); got != want {
 			t.Errorf("uid %d: %v, want %v", uid, got, want)
 		}
 		none, _ := newProxy(Proxy{Addresses: []string{"127.0.0.1"}, Header: "X"})
-		if none.trustsPeer(c) {
+		if _, ok := none.peer(c); ok {
 			t.Errorf("uid %d is trusted where no user is", uid)
 		}
 	}

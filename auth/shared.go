@@ -23,7 +23,7 @@ type shared struct {
 
 func newShared(now func() time.Time) *shared {
 	return &shared{
-		now: now, slowing: newSlowing(now), remembered: newRemembered(now, rememberFor), places: newRemembered(now, knowFor), gate: newGate(), budgets: newBudgets(),
+		now: now, slowing: newSlowing(now), remembered: newRemembered(now, rememberFor), places: newRemembered(now, knowFor), gate: newGate(), budgets: newBudgets(now),
 		told: &toldOnce{}, flights: map[proof]*flight{},
 	}
 }
@@ -33,6 +33,7 @@ func (s *shared) install(a *Authenticator) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.previous, s.current = s.current, a
+	s.budgets.setDefaults(a.limits)
 }
 
 // uninstall takes a out of force. Where its successor has not come, the one before is it again: a
@@ -42,7 +43,9 @@ func (s *shared) uninstall(a *Authenticator) {
 	defer s.mu.Unlock()
 	switch a {
 	case s.current:
-		s.current, s.previous = s.previous, nil
+		if s.current, s.previous = s.previous, nil; s.current != nil {
+			s.budgets.setDefaults(s.current.limits)
+		}
 	case s.previous:
 		s.previous = nil
 	}

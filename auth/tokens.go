@@ -96,7 +96,7 @@ func (a *Authenticator) tokenPrincipal(secret string) (*Principal, error) {
 	if t.expired(a.shared.now()) {
 		return nil, ErrExpired
 	}
-	id := a.grants.identity(t.name, ViaToken, "", t.grant)
+	id := t.grant.identity(t.name, ViaToken, "", a.shared.budgets)
 	id.Expires = t.expires
 	id.Valid = a.shared.valid(func(a *Authenticator) bool {
 		now, ok := a.tokenOf(hash)

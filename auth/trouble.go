@@ -45,20 +45,25 @@ func inFile(path string, err error) error {
 	e := &FileError{Path: path, Err: err}
 	var parse toml.ParseError
 	if errors.As(err, &parse) { // its own text shows the line, in which there may be a hash
-		e.Line, e.Err = parse.Position.Line, fmt.Errorf("line %d: %s", parse.Position.Line, withoutValues(parse.Message))
+		e.Line, e.Err = parse.Position.Line, fmt.Errorf("line %d: %s", parse.Position.Line, WithoutValues(parse.Message))
 	}
 	return e
 }
 
 // shownValue is a value in what the decoder says, that may be a hash without its quotes.
-var shownValue = regexp.MustCompile(`"(?:[^"\\]|\\.){4,}"|'[^']{4,}'|[-+.\w]{16,}`)
+var shownValue = regexp.MustCompile(`"(?:[^"\\]|\\.){4,}"|'[^']{4,}'|^[-+.\w]{4,} is out of range|[-+.\w]{16,}`)
 
-// withoutValues takes values out of what the decoder says. The names of keys stay.
-func withoutValues(message string) string {
+// WithoutValues takes values out of what the decoder of TOML says. The names of keys stay.
+func WithoutValues(message string) string {
 	if strings.HasPrefix(message, "Key '") {
 		return message
 	}
-	return shownValue.ReplaceAllLiteralString(message, "...")
+	return shownValue.ReplaceAllStringFunc(message, func(value string) string {
+		if strings.HasSuffix(value, " is out of range") {
+			return "a number is out of range"
+		}
+		return "..."
+	})
 }
 
 // Trouble is a file of users, tokens or passwords that can't be used.

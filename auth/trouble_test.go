@@ -242,3 +242,18 @@ func TestTroubleNotOurs(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 }
+
+func TestWithoutValues(t *testing.T) {
+	for message, want := range map[string]string{
+		"5e6430 is out of range for float64":     "a number is out of range for float64",
+		"99999999999999999999 is out of range":   "a number is out of range",
+		`expected value but found "hunter2"`:     "expected value but found ...",
+		`invalid character 'x': "hun\"ter2" end`: `invalid character 'x': ... end`,
+		"found 0123456789abcdef instead":         "found ... instead",
+		"Key 'user.password' has already been":   "Key 'user.password' has already been",
+	} {
+		if got := WithoutValues(message); got != want {
+			t.Errorf("%s: %q, want %q", message, got, want)
+		}
+	}
+}

@@ -105,7 +105,7 @@ func (a *Authenticator) user(name string) (userEntry, bool) {
 // passwordPrincipal is who has shown the right password of an account. It is valid as long as the
 // password and the rights are the same.
 func (a *Authenticator) passwordPrincipal(acc account) *Principal {
-	id := a.grants.identity(acc.name, ViaPassword, "", acc.grant)
+	id := acc.grant.identity(acc.name, ViaPassword, "", a.shared.budgets)
 	id.Valid = a.shared.valid(func(a *Authenticator) bool {
 		now := a.account(acc.name)
 		return now.granted && now.grant.same(acc.grant) && (now.hash == acc.hash || now.was != "" && now.was == acc.hash)
@@ -120,7 +120,7 @@ func (a *Authenticator) userIdentity(name string, via Via, credential string, st
 	if !ok {
 		return Identity{}, false
 	}
-	id = a.grants.identity(name, via, credential, u.grant)
+	id = u.grant.identity(name, via, credential, a.shared.budgets)
 	id.Valid = a.shared.valid(func(a *Authenticator) bool {
 		now, ok := a.user(name)
 		return ok && now.grant.same(u.grant) && still(a)

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,9 @@ const (
 	maxFile = 4 << 20
 	// lookEvery is how often it is looked whether a file has changed, at most.
 	lookEvery = time.Second
+	// settledAfter is how old a file must be for its times to show each further change: the kernel's
+	// clock for them ticks a few hundred times a second only.
+	settledAfter = 2 * time.Second
 )
 
 // watched is what was read of a file that is read again when it has changed. A file that can't be
@@ -32,11 +36,12 @@ type watched[T any] struct {
 	watchedKind
 
 	mu     sync.Mutex
-	looked time.Time // when it was looked at last
-	state  fileState // as it was then
-	broken error     // what was logged last; nil where all is well
-	since  time.Time // when it wasn't well first
-	kept   bool      // whether value is what was in the file
+	looked time.Time         // when it was looked at last
+	state  FileState         // as it was then; zero where it may have changed since, unseen
+	sum    [sha256.Size]byte // of its text; zero where that couldn't be read
+	broken error             // what was logged last; nil where all is well
+	since  time.Time         // when it wasn't well first
+	kept   bool              // whether value is what was in the file
 	value  T
 }
 
@@ -46,13 +51,17 @@ type watchedKind struct {
 	needed  bool // it isn't well where there is none
 }
 
-// fileState tells one content of a file from another.
-type fileState struct {
+// FileState tells one content of a file from another: it is written to, or another one is under its name.
+// Zero is one that isn't there.
+type FileState struct {
 	device, inode uint64
 	size          int64
 	changed       time.Time
 	status        syscall.Timespec // also when its owner or mode has changed
 }
+
+// Settled tells whether each further change will show in the state. Until then the file is to be read again.
+func (s FileState) Settled(now time.Time) bool { return now.Sub(s.changed) > settledAfter }
 
 // watch returns what is in a file, now and later. The empty value of T is an empty file.
 func watch[T any](path string, now func() time.Time, logger *slog.Logger, kind watchedKind, parse func([]byte) (T, error)) *watched[T] {
@@ -97,11 +106,11 @@ func (w *watched[T]) mayLook() {
 
 // look reads the file where it has changed.
 func (w *watched[T]) look() {
-	state, err := stateOf(w.path)
+	state, err := StateOf(w.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		var none T
-		w.state, w.value, w.kept = fileState{}, none, false
+		w.state, w.sum, w.value, w.kept = FileState{}, [sha256.Size]byte{}, none, false
 		if !w.needed {
 			w.broken = nil
 			return
@@ -110,10 +119,17 @@ func (w *watched[T]) look() {
 		return
 	}
 	var value T
+	before := w.sum
+	w.sum = [sha256.Size]byte{}
 	if err == nil {
 		var text []byte
 		// A file that can't be read is tried again: what keeps it from that needn't be the file.
 		if text, state, err = w.read(); err == nil {
+			w.sum = sha256.Sum256(text)
+			if w.sum == before {
+				w.state = state
+				return
+			}
 			value, err = w.parse(text)
 		}
 	}
@@ -125,7 +141,7 @@ func (w *watched[T]) look() {
 }
 
 // fail notes that the file can't be used, and logs it where it wasn't.
-func (w *watched[T]) fail(state fileState, err error) {
+func (w *watched[T]) fail(state FileState, err error) {
 	w.state = state
 	if w.broken == nil {
 		w.since = w.looked
@@ -140,31 +156,36 @@ func (w *watched[T]) fail(state fileState, err error) {
 	w.broken = err
 }
 
-// read reads the file, and says which content that is; none where it can't be read.
-func (w *watched[T]) read() ([]byte, fileState, error) {
+// read reads the file, and says which content that is; none where it can't be read, or isn't settled.
+func (w *watched[T]) read() ([]byte, FileState, error) {
 	f, err := openFile(w.path, unix.O_RDONLY)
 	if err != nil {
-		return nil, fileState{}, err
+		return nil, FileState{}, err
 	}
 	defer f.Close()
 	if w.guarded {
 		if err := guardedOpen(f, w.path); err != nil {
-			return nil, fileState{}, err
+			return nil, FileState{}, err
 		}
 	}
-	return readOpen(f)
+	text, state, err := readOpen(f)
+	if !state.Settled(w.now()) {
+		state = FileState{}
+	}
+	return text, state, err
 }
 
-func stateOf(path string) (fileState, error) {
+// StateOf returns the state of the file that is at a path now.
+func StateOf(path string) (FileState, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
-		return fileState{}, err
+		return FileState{}, err
 	}
 	return stateOfInfo(fi), nil
 }
 
-func stateOfInfo(fi fs.FileInfo) fileState {
-	s := fileState{size: fi.Size(), changed: fi.ModTime()}
+func stateOfInfo(fi fs.FileInfo) FileState {
+	s := FileState{size: fi.Size(), changed: fi.ModTime()}
 	if sys, ok := fi.Sys().(*unixStat); ok {
 		s.device, s.inode = sys.Dev, sys.Ino
 		s.status = sys.Ctim
@@ -173,10 +194,10 @@ func stateOfInfo(fi fs.FileInfo) fileState {
 }
 
 // readOpen reads an open file from its beginning.
-func readOpen(f *os.File) ([]byte, fileState, error) {
+func readOpen(f *os.File) ([]byte, FileState, error) {
 	fi, err := f.Stat()
 	if err != nil {
-		return nil, fileState{}, err
+		return nil, FileState{}, err
 	}
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, maxFile+1))
 	if err == nil && len(text) > maxFile {

@@ -63,6 +63,36 @@ func TestWatchedFile(t *testing.T) {
 	expect("removed", "")
 }
 
+// TestWatchedFileRewritten: a file that was written twice within a tick of the kernel's clock has the times
+// and the size that it had.
+func TestWatchedFileRewritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	c, log, parsed := newClock(), &logBuffer{}, 0
+	write(t, path, "one")
+	w := watch(path, c.now, log.logger(), watchedKind{}, func(text []byte) (string, error) {
+		parsed++
+		return string(text), nil
+	})
+	// As it is after the second time.
+	write(t, path, "two")
+	state, err := StateOf(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.state != (FileState{}) {
+		w.state = state
+	}
+	for range 10 {
+		c.after(lookEvery)
+		if got := w.get(); got != "two" {
+			t.Errorf("%q, want two", got)
+		}
+	}
+	if parsed != 2 || w.state != state {
+		t.Errorf("parsed %d times, and it is still read: %+v", parsed, w.state)
+	}
+}
+
 func TestOpenFile(t *testing.T) {
 	dir := t.TempDir()
 	file, link, pipe := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "pipe")

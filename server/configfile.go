@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -126,24 +125,9 @@ func (f *configFile) decodeTable(all []setting, path []string, at keyPath, tree 
 func (f *configFile) syntaxError(err error) error {
 	var parse toml.ParseError
 	if errors.As(err, &parse) {
-		return fmt.Errorf("%s:%d: %s", f.name, parse.Position.Line, withoutValues(parse.Message))
+		return fmt.Errorf("%s:%d: %s", f.name, parse.Position.Line, auth.WithoutValues(parse.Message))
 	}
 	return fmt.Errorf("%s: %w", f.name, err)
-}
-
-// withoutValues takes values out of what the decoder says, since one that lacks its quotes may be a hash. The
-// names of keys stay.
-func withoutValues(message string) string {
-	if strings.HasPrefix(message, "Key '") {
-		return message
-	}
-	value := regexp.MustCompile(`"(?:[^"\\]|\\.){4,}"|'[^']{4,}'|^[-+.\w]{4,} is out of range`)
-	return value.ReplaceAllStringFunc(message, func(v string) string {
-		if strings.HasSuffix(v, " is out of range") {
-			return "a number is out of range"
-		}
-		return "..."
-	})
 }
 
 // unknown returns an error for each key that is no setting, but not for those below one of them.

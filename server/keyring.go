@@ -13,16 +13,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"ctd/auth"
 )
 
 const (
 	// lookEvery is how often at most is looked whether the files of TLS have changed.
 	lookEvery = time.Second
-	// settledAfter is how old a file must be for its times to show each further change: the kernel's
-	// clock for them ticks a few hundred times a second only.
-	settledAfter = 2 * time.Second
 	// maxPEM bounds what is read of a file.
 	maxPEM = 1 << 20
 )
@@ -200,7 +198,7 @@ type watched[T any] struct {
 	value T
 	wrong *settingError // why the files, as they are, are not value; nil where they are
 
-	seen []stamp // of the files as they were read; nil where they may have changed since, unseen
+	seen []auth.FileState // of the files as they were read; nil where they may have changed since, unseen
 	sum  [sha256.Size]byte
 }
 
@@ -211,17 +209,17 @@ func (w *watched[T]) look(now time.Time) (changed bool) {
 		return false
 	}
 	// Taken before the files are read: what changes while they are is seen the next time.
-	stamps, settled := make([]stamp, len(w.files)), true
+	states, settled := make([]auth.FileState, len(w.files)), true
 	for i, file := range w.files {
-		stamps[i] = stampOf(file.name)
-		settled = settled && now.Sub(time.Unix(stamps[i].mtime.Unix())) > settledAfter
+		states[i], _ = auth.StateOf(file.name)
+		settled = settled && states[i].Settled(now)
 	}
-	if w.seen != nil && slices.Equal(w.seen, stamps) {
+	if w.seen != nil && slices.Equal(w.seen, states) {
 		return false
 	}
 	w.seen = nil
 	if settled {
-		w.seen = stamps
+		w.seen = states
 	}
 	texts, sum := make([][]byte, len(w.files)), sha256.New()
 	for i, file := range w.files {
@@ -245,26 +243,6 @@ func (w *watched[T]) look(now time.Time) (changed bool) {
 	}
 	w.value = value
 	return true
-}
-
-// stamp is by what is seen that a file has changed: written to, or another one under its name. Zero is
-// one that isn't there.
-type stamp struct {
-	dev, ino     uint64
-	size         int64
-	mtime, ctime syscall.Timespec
-}
-
-func stampOf(name string) stamp {
-	fi, err := os.Stat(name)
-	if err != nil {
-		return stamp{}
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return stamp{}
-	}
-	return stamp{uint64(st.Dev), st.Ino, st.Size, st.Mtim, st.Ctim}
 }
 
 // readPEM reads a file of certificates or of a key.

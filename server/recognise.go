@@ -81,7 +81,7 @@ func byProxy(r *http.Request, v *visit) (*auth.Principal, *wire.Error) {
 		return nil, nil
 	}
 	v.claimed = strings.TrimSpace(names[0])
-	if p := v.policy.auth.ProxyUser(v.claimed); p != nil {
+	if p := v.policy.auth.ProxyUser(v.proxy, v.claimed); p != nil {
 		return p, nil
 	}
 	return nil, &wire.Error{

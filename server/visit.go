@@ -7,15 +7,17 @@ import (
 	"strings"
 	"time"
 
+	"ctd/auth"
 	"ctd/rpc"
 )
 
 // visit is what is known of a request from its beginning to its end.
 type visit struct {
 	policy  *policy
-	proxied bool       // a trusted proxy sent it
-	from    netip.Addr // the caller's address, behind a trusted proxy the one that the proxy tells; zero for a local one
-	where   string     // the same for people: address and port, or unix
+	proxied bool              // a trusted proxy sent it
+	proxy   auth.TrustedProxy // which one that is
+	from    netip.Addr        // the caller's address, behind a trusted proxy the one that the proxy tells; zero for a local one
+	where   string            // the same for people: address and port, or unix
 
 	shown     bool          // there is an Authorization header
 	byName    bool          // a name and a password were shown
@@ -41,9 +43,9 @@ func (s *Server) newVisit(r *http.Request, caller rpc.Caller) *visit {
 	v := &visit{policy: s.policyOf(r.Context()), from: caller.Remote.Addr(), where: r.RemoteAddr}
 	if c, ok := unixConnection(r.Context()); ok {
 		v.where = "unix"
-		v.proxied = v.policy.auth.IsProxyPeer(c)
+		v.proxy, v.proxied = v.policy.auth.ProxyPeer(c)
 	} else {
-		v.proxied = v.from.IsValid() && v.policy.auth.IsProxy(v.from)
+		v.proxy, v.proxied = v.policy.auth.ProxyAt(v.from)
 	}
 	if !v.proxied {
 		return v
