@@ -198,21 +198,23 @@ func TestOIDCRotation(t *testing.T) {
 	if err := verify(oidctest.SignIDToken(second, "two", "RS256", i.claims(nil))); err != nil {
 		t.Errorf("a token of the new key: %v", err)
 	}
-	if err := verify(old); !errors.Is(err, ErrWrong) {
-		t.Errorf("a token of the old key: %v", err)
+	// go-oidc hands out what it fetched a moment before it forgets what it had.
+	soonWrong := func(token string) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); !errors.Is(verify(token), ErrWrong); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("a key that was taken back is still good")
+			}
+		}
 	}
+	soonWrong(old)
 
 	// Nobody shows a token of a third key; all the same the second is given up.
 	i.publish("three", &i.key.PublicKey)
 	v.mu.Lock()
 	v.known.since = time.Now().Add(-oidcFresh)
 	v.mu.Unlock()
-	token := oidctest.SignIDToken(second, "two", "RS256", i.claims(nil))
-	for deadline := time.Now().Add(30 * time.Second); !errors.Is(verify(token), ErrWrong); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("a key that was taken back is still good")
-		}
-	}
+	soonWrong(oidctest.SignIDToken(second, "two", "RS256", i.claims(nil)))
 }
 
 // TestOIDCDown: the issuer may be down at first and later.
