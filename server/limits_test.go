@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -69,12 +70,18 @@ func TestListsAndKill(t *testing.T) {
 	r := f.start(t)
 	client := tcpClient(t)
 	release := hold(t, r, defaultRequestsPerCaller, at)
+	// None waits for a place; a machine that is busy may hold up one or the other.
+	fastest := time.Duration(math.MaxInt64)
 	for i := range 10 {
 		began := time.Now()
 		status, body := do(t, client, jsonCall(t, r.tcp+"/rpc", "conntrack.kill", fmt.Sprintf(`{"flows":[%d]}`, i+1)))
-		if took := time.Since(began); status != 200 || !strings.Contains(body, `"killed":1,`) || took > conntracktest.Slow(500*time.Millisecond) {
-			t.Errorf("kill %d: %d after %v: %s", i, status, took, body)
+		fastest = min(fastest, time.Since(began))
+		if status != 200 || !strings.Contains(body, `"killed":1,`) {
+			t.Errorf("kill %d: %d after %v: %s", i, status, time.Since(began), body)
 		}
+	}
+	if fastest > placeWait/2 {
+		t.Errorf("the fastest kill took %v", fastest)
 	}
 	resp, err := client.Do(jsonCall(t, r.tcp+"/rpc", "conntrack.list", ""))
 	if err != nil {
@@ -109,7 +116,7 @@ func TestRequestsAtATime(t *testing.T) {
 	}
 	b, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if took := time.Since(began); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(b), `"code":-32008`) || took < placeWait || took > placeWait+conntracktest.Slow(2*time.Second) {
+	if took := time.Since(began); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(b), `"code":-32008`) || took < placeWait || took > placeWait+conntracktest.Slow(10*time.Second) {
 		t.Errorf("%d after %v: %s", resp.StatusCode, took, b)
 	}
 	xml := jsonCall(t, r.tcp+"/rpc", "", "")
@@ -137,18 +144,32 @@ func TestRequestsAtATime(t *testing.T) {
 		resp.Body.Close()
 		waiting <- resp.StatusCode
 	}()
-	time.Sleep(100 * time.Millisecond)
+	places := f.Server.policy.Load().places
+	conntracktest.Eventually(t, "it waits", func() bool { return places.tcp.held("token") == 4 })
 	release()
 	if status := <-waiting; status != 200 {
 		t.Errorf("who waited: %d", status)
 	}
-	for _, m := range []*room{f.Server.policy.Load().places.tcp, f.Server.policy.Load().places.strangers} {
-		conntracktest.Eventually(t, "all places are given back", func() bool {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			return len(m.callers) == 0
-		})
+	for _, m := range []*room{places.tcp, places.strangers} {
+		conntracktest.Eventually(t, "all places are given back", m.empty)
 	}
+}
+
+// held returns how many places a caller has, or waits for.
+func (m *room) held(whose string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := m.callers[whose]; c != nil {
+		return c.count
+	}
+	return 0
+}
+
+// empty tells whether nobody has a place, or waits for one.
+func (m *room) empty() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.callers) == 0
 }
 
 func get(t *testing.T, url string) *http.Request {
@@ -164,35 +185,26 @@ func get(t *testing.T, url string) *http.Request {
 // no caller who is known.
 func TestStrangersAtATime(t *testing.T) {
 	f := newFixture(t, Config{}, tcpFlows(10)...)
-	f.timing.strangerRead = conntracktest.Slow(2 * time.Second)
+	f.timing.strangerRead = time.Minute // none has had its time while others are tried
 	r := f.start(t)
-	const header = "POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/xml\r\n"
-	for range strangerRequestsPerAddress {
+	begin := func(r *running) net.Conn {
+		t.Helper()
 		c, err := net.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
-		if _, err := io.WriteString(c, header+"Content-Length: 100\r\n\r\n<"); err != nil {
+		t.Cleanup(func() { c.Close() })
+		if _, err := io.WriteString(c, "POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/xml\r\nContent-Length: 100\r\n\r\n<"); err != nil {
 			t.Fatal(err)
 		}
+		return c
+	}
+	for range strangerRequestsPerAddress {
+		begin(r)
 	}
 	strangers := f.Server.policy.Load().places.strangers
-	conntracktest.Eventually(t, "they are at work", func() bool {
-		strangers.mu.Lock()
-		defer strangers.mu.Unlock()
-		c := strangers.callers["127.0.0.1/32"]
-		return c != nil && c.count == strangerRequestsPerAddress
-	})
-	c, err := net.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := io.WriteString(c, header+"Content-Length: 100\r\n\r\n<"); err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	conntracktest.Eventually(t, "they are at work", func() bool { return strangers.held("127.0.0.1/32") == strangerRequestsPerAddress })
+	resp, err := http.ReadResponse(bufio.NewReader(begin(r)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,15 +212,23 @@ func TestStrangersAtATime(t *testing.T) {
 	if resp.StatusCode != 503 {
 		t.Errorf("one more: %d", resp.StatusCode)
 	}
-	began := time.Now()
-	if status, body := do(t, tcpClient(t), jsonCall(t, r.tcp+"/rpc", "conntrack.count", "")); status != 200 || time.Since(began) > conntracktest.Slow(500*time.Millisecond) {
-		t.Errorf("who is known: %d after %v: %s", status, time.Since(began), body)
+	// Who waits for a place gets none, as long as they have theirs.
+	if status, body := do(t, tcpClient(t), jsonCall(t, r.tcp+"/rpc", "conntrack.count", "")); status != 200 {
+		t.Errorf("who is known: %d %s", status, body)
 	}
-	conntracktest.Eventually(t, "they have had their time", func() bool {
-		strangers.mu.Lock()
-		defer strangers.mu.Unlock()
-		return len(strangers.callers) == 0
-	})
+	if n := strangers.held("127.0.0.1/32"); n != strangerRequestsPerAddress {
+		t.Errorf("%d strangers are left: too few to show anything", n)
+	}
+
+	short := newFixture(t, Config{})
+	short.timing.strangerRead = 100 * time.Millisecond
+	r = short.start(t)
+	resp, err = http.ReadResponse(bufio.NewReader(begin(r)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	conntracktest.Eventually(t, "it has had its time", short.Server.policy.Load().places.strangers.empty)
 }
 
 // TestRoom: places are counted for all and for each, and given back once.
