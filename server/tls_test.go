@@ -198,7 +198,7 @@ func TestTLSRotation(t *testing.T) {
 	began := time.Now()
 	last := fmt.Sprintf("rotation%d", rotations-1)
 	conntracktest.Eventually(t, "the last certificate is served", func() bool { return servedName(t, url, ca) == last })
-	if took := time.Since(began); took > conntracktest.Slow(2*time.Second) {
+	if took := time.Since(began); took > conntracktest.Slow(4*time.Second) {
 		t.Errorf("it was served after %v", took)
 	}
 	// Half of one.
