@@ -20,16 +20,13 @@ import (
 // their end. Other calls of lists go on.
 func hold(t *testing.T, r *running, lists, at int) (release func()) {
 	t.Helper()
-	var mu sync.Mutex
-	begun, resume := 0, make(chan struct{})
+	begun, resume := make(chan struct{}, lists), make(chan struct{})
 	r.fake.between = func(_ context.Context, n int) error {
 		if n == at {
-			mu.Lock()
-			begun++
-			mine := begun <= lists
-			mu.Unlock()
-			if mine {
+			select {
+			case begun <- struct{}{}:
 				<-resume
+			default: // there are as many already
 			}
 		}
 		return nil
@@ -51,21 +48,23 @@ func hold(t *testing.T, r *running, lists, at int) (release func()) {
 			}
 		})
 	}
-	conntracktest.Eventually(t, "the lists are under way", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return begun >= lists
-	})
-	return func() {
+	release = sync.OnceFunc(func() {
 		close(resume)
 		wg.Wait()
+	})
+	t.Cleanup(release)
+	for deadline := time.Now().Add(time.Minute); len(begun) < lists; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d lists of %d are under way", len(begun), lists)
+		}
 	}
+	return release
 }
 
 // TestListsAndKill: as many long lists as a caller may have are in the way of none of its kills, and one
 // more is refused.
 func TestListsAndKill(t *testing.T) {
-	const many, at = 5000, 4000 // some megabytes, of which the most part is sent
+	const many, at = 2000, 1500 // some hundred KB, of which the most part is sent
 	f := newFixture(t, Config{}, tcpFlows(many)...)
 	r := f.start(t)
 	client := tcpClient(t)
