@@ -3,14 +3,20 @@ package server
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ctd/clients/ctdclient"
 	"ctd/conntrack/conntracktest"
@@ -22,9 +28,21 @@ type talker struct {
 	t   *testing.T
 	cmd *exec.Cmd
 
+	stdin  io.WriteCloser
 	mu     sync.Mutex
 	events []string
+	times  []time.Duration // of the events
 	ended  chan struct{}
+}
+
+// monotonic is the time by which talk.py tells when something happened.
+func monotonic(t *testing.T) time.Duration {
+	t.Helper()
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(now.Nano())
 }
 
 func startTalker(t *testing.T, ns *conntracktest.NS, args ...string) *talker {
@@ -34,6 +52,9 @@ func startTalker(t *testing.T, ns *conntracktest.NS, args ...string) *talker {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if k.stdin, err = k.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	ns.Do(func() { err = k.cmd.Start() })
 	if err != nil {
 		t.Fatal(err)
@@ -41,8 +62,10 @@ func startTalker(t *testing.T, ns *conntracktest.NS, args ...string) *talker {
 	go func() {
 		defer close(k.ended)
 		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			at, event, _ := strings.Cut(lines.Text(), " ")
+			ns, _ := strconv.ParseInt(at, 10, 64)
 			k.mu.Lock()
-			k.events = append(k.events, lines.Text())
+			k.events, k.times = append(k.events, event), append(k.times, time.Duration(ns))
 			k.mu.Unlock()
 		}
 		_ = k.cmd.Wait()
@@ -56,18 +79,36 @@ func (k *talker) end() {
 	<-k.ended
 }
 
-// pause runs fn while the program does nothing, and nothing of its connection is under way.
-func (k *talker) pause(fn func()) {
+// pause runs fn while the program does nothing, and nothing of its connection, which is from a port in
+// the namespace client to one in server, is under way.
+func (k *talker) pause(client, server *conntracktest.NS, sport int, fn func()) {
 	k.t.Helper()
 	if err := k.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		k.t.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond)
+	conntracktest.Eventually(k.t, "it is stopped", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", k.cmd.Process.Pid))
+		return err == nil && strings.Contains(string(stat), ") T ")
+	})
+	// All that it sent has come back (bytes_acked has the SYN too), and all that the server sent, to anybody,
+	// is acknowledged.
+	conntracktest.Eventually(k.t, "nothing is under way", func() bool {
+		m := echoed.FindStringSubmatch(client.Exec("ss", "-Htin", "sport = :"+strconv.Itoa(sport)))
+		if m == nil {
+			return false
+		}
+		sent, _ := strconv.Atoi(m[1])
+		received, _ := strconv.Atoi(m[2])
+		return sent-1 == received && !strings.Contains(server.Exec("ss", "-Htin", "sport = :5000"), "unacked:")
+	})
 	fn()
 	if err := k.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		k.t.Fatal(err)
 	}
 }
+
+// echoed are the bytes of a connection, as ss tells them: those that were acknowledged, and those that came.
+var echoed = regexp.MustCompile(`bytes_acked:(\d+) .*bytes_received:(\d+) `)
 
 // count returns how many events there were so far.
 func (k *talker) count() int {
@@ -76,22 +117,26 @@ func (k *talker) count() int {
 	return len(k.events)
 }
 
-// happens waits for an event, from the given one on, and returns how many came before it.
-func (k *talker) happens(event string, from int) int {
+// happens waits for an event, from the given one on.
+func (k *talker) happens(event string, from int) {
 	k.t.Helper()
-	at := -1
 	conntracktest.Eventually(k.t, strings.Join(k.cmd.Args[1:], " ")+": "+event, func() bool {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		for i := from; i < len(k.events); i++ {
-			if k.events[i] == event {
-				at = i
-				return true
-			}
-		}
-		return false
+		return slices.Contains(k.events[from:], event)
 	})
-	return at - from
+}
+
+// linesAfter returns how many lines had come back later than at a time.
+func (k *talker) linesAfter(at time.Duration) (n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i, event := range k.events {
+		if _, err := strconv.Atoi(event); err == nil && k.times[i] > at {
+			n++
+		}
+	}
+	return n
 }
 
 // goesOn waits until three more lines have come back.
@@ -155,7 +200,7 @@ func TestCut(t *testing.T) {
 			neighbour.goesOn("the neighbour talks")
 
 			for sport, role := range map[int]string{1111: "talk", 1112: "wait"} {
-				cutOne(t, tp, daemon, server, client, role, sport)
+				cutOne(t, tp, daemon, host, server, client, role, sport)
 				neighbour.goesOn("the neighbour goes on")
 			}
 		})
@@ -163,24 +208,28 @@ func TestCut(t *testing.T) {
 }
 
 // cutOne cuts the connection from a port, where one end talks or both are silent.
-func cutOne(t *testing.T, tp *conntracktest.Topology, daemon *process, server *talker, client func(role string, sport int) *talker, role string, sport int) {
+func cutOne(t *testing.T, tp *conntracktest.Topology, daemon *process, host *conntracktest.NS, server *talker, client func(role string, sport int) *talker, role string, sport int) {
 	t.Helper()
+	const cut = 3 * time.Second
 	victim := client(role, sport)
 	victim.happens("1", 0)
 	if role == "talk" { // the hole
 		// Between two lines: an answer under way would find no translation, and be reset by the router.
-		victim.pause(func() { tp.Router.Exec("conntrack", "-D", "-p", "tcp", "--orig-port-src", strconv.Itoa(sport)) })
+		victim.pause(tp.Client, host, sport, func() { tp.Router.Exec("conntrack", "-D", "-p", "tcp", "--orig-port-src", strconv.Itoa(sport)) })
 		victim.goesOn("the connection goes on after conntrack -D")
 	}
 
+	again := client("late", sport)
+	again.happens("ready", 0)
 	before, talked := server.count(), victim.count()
-	out, err := exec.Command(program(t), "--server", "unix://"+daemon.sock, "kill", fmt.Sprintf("port=%d", sport), "--cut=2s").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "killed 1 flow\n") || !strings.Contains(string(out), "cut for 2s") {
+	out, err := exec.Command(program(t), "--server", "unix://"+daemon.sock, "kill", fmt.Sprintf("port=%d", sport), "--cut=3s").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "killed 1 flow\n") || !strings.Contains(string(out), "cut for 3s") {
 		t.Fatalf("ctd kill --cut: %v\n%s", err, out)
 	}
-	after := victim.count()
-	if slipped := victim.happens("reset", talked); slipped-(after-talked) > 1 {
-		t.Errorf("%d lines came back after the cut", slipped-(after-talked))
+	after := monotonic(t)
+	victim.happens("reset", talked)
+	if slipped := victim.linesAfter(after); slipped > 1 {
+		t.Errorf("%d lines came back after the cut", slipped)
 	}
 	// The server sees the translated port.
 	conntracktest.Eventually(t, "the server's reset", func() bool {
@@ -189,8 +238,11 @@ func cutOne(t *testing.T, tp *conntracktest.Topology, daemon *process, server *t
 		return len(server.events) > before && strings.HasPrefix(server.events[len(server.events)-1], "reset ")
 	})
 	// With the same source port it is refused for as long as the cut lasts, and then not any more.
-	client(role, sport).happens("refused", 0)
-	time.Sleep(2 * time.Second)
+	if _, err := again.stdin.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	again.happens("refused", 0)
+	time.Sleep(after + cut + 100*time.Millisecond - monotonic(t))
 	client(role, sport).happens("1", 0)
 }
 
@@ -264,7 +316,7 @@ func TestCutLoad(t *testing.T) {
 		})
 		return server, start(tp.Client, "-c", tp.ServerAddr(false).String(), "-p", port, "-t", seconds, "-P", "4", "-b", "200M")
 	}
-	victimServer, victim := transfer("5201", "20")
+	victimServer, victim := transfer("5201", "60")
 	_, neighbour := transfer("5202", "3")
 	client := daemon.client(ctdclient.Config{})
 	conntracktest.Eventually(t, "transfers", func() bool {
@@ -281,7 +333,7 @@ func TestCutLoad(t *testing.T) {
 			if err == nil && name == "client" { // the server ends well in any case
 				t.Errorf("the %s of what was cut ended well", name)
 			}
-		case <-time.After(3 * time.Second):
+		case <-time.After(15 * time.Second):
 			t.Errorf("the %s goes on", name)
 		}
 	}
@@ -290,7 +342,7 @@ func TestCutLoad(t *testing.T) {
 		if err != nil {
 			t.Errorf("the neighbour: %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the neighbour doesn't end")
 	}
 	if left, err := client.Count(t.Context(), wire.CountParams{Filter: "proto=tcp dport=5201"}); err != nil || left.Count != 0 {

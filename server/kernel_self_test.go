@@ -37,7 +37,7 @@ func TestKernelSparesCaller(t *testing.T) {
 		return l
 	}
 	s := newServer(t, Config{}, table, nil)
-	h := &http.Server{Handler: s.Handler(), ConnContext: withConnection, ReadHeaderTimeout: time.Second}
+	h := &http.Server{Handler: s.Handler(), ConnContext: withConnection, ReadHeaderTimeout: time.Minute}
 	t.Cleanup(func() { _ = h.Close() })
 	l := listen("[::]:8420")
 	go func() { _ = h.Serve(l) }()
@@ -47,7 +47,7 @@ func TestKernelSparesCaller(t *testing.T) {
 	listen("0.0.0.0:22")
 	dial := func(ns *conntracktest.NS, address string) (c net.Conn) {
 		t.Helper()
-		ns.Do(func() { c, err = net.DialTimeout("tcp", address, 2*time.Second) })
+		ns.Do(func() { c, err = net.DialTimeout("tcp", address, 10*time.Second) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,6 +63,10 @@ func TestKernelSparesCaller(t *testing.T) {
 	ended := dial(tp.Client, netip.AddrPortFrom(gate, 22).String())
 	stale := named(ended) // its entry remains for a while
 	_ = ended.Close()
+	sessions, err := conntrack.ParseFilter("proto=tcp state=ESTABLISHED dport=22")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, address string
 		from          *conntracktest.NS
@@ -86,9 +90,13 @@ func TestKernelSparesCaller(t *testing.T) {
 				}
 			}
 			traffic := tp.TCP(conntracktest.Path{})
+			conntracktest.Eventually(t, "the sessions are there again, but for the one that has ended", func() bool {
+				n, err := table.Count(t.Context(), sessions)
+				return err == nil && n == 2
+			})
 			transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(c.from, c.address), nil }}
 			defer transport.CloseIdleConnections()
-			client, err := ctdclient.New(ctdclient.Config{Server: "http://" + c.address, Token: secret, HTTPClient: &http.Client{Transport: transport, Timeout: 3 * time.Second}})
+			client, err := ctdclient.New(ctdclient.Config{Server: "http://" + c.address, Token: secret, HTTPClient: &http.Client{Transport: transport, Timeout: 30 * time.Second}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -106,7 +106,13 @@ func TestKeyring(t *testing.T) {
 	name := func() string { return ring.now().leaf.Subject.CommonName }
 	becomes := func(want string) {
 		t.Helper()
+		ring.lookAgain()
 		conntracktest.Eventually(t, "the certificate is "+want, func() bool { return name() == want && ring.now().trouble == "" })
+	}
+	troubled := func(what, want string) {
+		t.Helper()
+		ring.lookAgain()
+		conntracktest.Eventually(t, what, func() bool { return strings.Contains(ring.now().trouble, want) })
 	}
 	if name() != "first" {
 		t.Fatalf("it is %s", name())
@@ -114,11 +120,11 @@ func TestKeyring(t *testing.T) {
 
 	cert, key := ca.pair(t, serverTemplate("swapped"))
 	swap(folder("v2", cert, key))
-	becomes("swapped")
+	conntracktest.Eventually(t, "the certificate is swapped", func() bool { return name() == "swapped" }) // by itself
 
 	cert, key = ca.pair(t, serverTemplate("renamed"))
 	replace(t, files.Cert, cert)
-	conntracktest.Eventually(t, "half of a pair is told", func() bool { return strings.Contains(ring.now().trouble, "is not the key of") })
+	troubled("half of a pair is told", "is not the key of")
 	if name() != "swapped" {
 		t.Errorf("with half of a pair it is %s", name())
 	}
@@ -141,8 +147,9 @@ func TestKeyring(t *testing.T) {
 
 	warnings := len(log.events(t, "files of TLS have changed and can't be used; what was there before goes on"))
 	write(t, files.Cert, []byte("nonsense"))
-	conntracktest.Eventually(t, "nonsense is told", func() bool { return strings.Contains(ring.now().trouble, "tls.cert: there is no certificate") })
-	time.Sleep(2*lookEvery + 100*time.Millisecond) // it is looked at again
+	for range 3 {
+		troubled("nonsense is told", "tls.cert: there is no certificate")
+	}
 	if name() != "rewrote" {
 		t.Errorf("with nonsense it is %s", name())
 	}
@@ -152,7 +159,7 @@ func TestKeyring(t *testing.T) {
 	if err := os.Remove(files.Cert); err != nil {
 		t.Fatal(err)
 	}
-	conntracktest.Eventually(t, "a missing file is told", func() bool { return strings.Contains(ring.now().trouble, "no such file") })
+	troubled("a missing file is told", "no such file")
 	if name() != "rewrote" {
 		t.Errorf("without a file it is %s", name())
 	}
@@ -161,6 +168,7 @@ func TestKeyring(t *testing.T) {
 	other := newAuthority(t, "other")
 	before := ring.now().authorities
 	replace(t, ca.file, read(t, other.file))
+	ring.lookAgain()
 	conntracktest.Eventually(t, "the authorities are others", func() bool {
 		now := ring.now().authorities
 		return now != before && now.Equal(other.pool())
@@ -174,6 +182,13 @@ func TestKeyring(t *testing.T) {
 	if text := log.String(); strings.Contains(text, "PRIVATE") || bytes.Contains([]byte(text), block.Bytes) {
 		t.Error("the key is in the log")
 	}
+}
+
+// lookAgain has the files looked at by the next who asks, as if lookEvery had gone by.
+func (k *keyring) lookAgain() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.looked = time.Time{}
 }
 
 // TestKeyringRests: files that stay as they are aren't read again and again.

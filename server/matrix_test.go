@@ -12,14 +12,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
-	"time"
 
 	"github.com/kolo/xmlrpc"
 	"golang.org/x/crypto/bcrypt"
 
 	"ctd/auth"
 	"ctd/conntrack"
+	"ctd/conntrack/conntracktest"
 	"ctd/rpc/wire"
 )
 
@@ -162,6 +163,15 @@ func (f *fixture) ask(t *testing.T, c *matrixCaller, contentType string, body []
 	return a
 }
 
+// askBy calls a method with the parameters of its case.
+func (f *fixture) askBy(t *testing.T, c *matrixCaller, protocol, method string) matrixAnswer {
+	t.Helper()
+	if protocol == "xml" {
+		return f.askXML(t, c, method, methodCases[method].params)
+	}
+	return f.askJSON(t, c, method, methodCases[method].params)
+}
+
 func (f *fixture) askJSON(t *testing.T, c *matrixCaller, method, params string) matrixAnswer {
 	t.Helper()
 	return f.ask(t, c, "application/json", []byte(`{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":`+params+`}`))
@@ -187,58 +197,99 @@ func (f *fixture) askXML(t *testing.T, c *matrixCaller, method, params string) m
 // TestMatrix: every method, every kind of caller, both protocols.
 func TestMatrix(t *testing.T) {
 	callers, cfg := matrix(t)
-	ranks := []wire.Role{"", wire.RoleAny, wire.RoleViewer, wire.RoleOperator, wire.RoleAdmin}
-	rank := func(role wire.Role) int { return slices.Index(ranks, role) }
-	seen := map[string]bool{}
 	for _, c := range callers {
-		refusals := map[string]string{} // by protocol: one answer, whatever was called
-		for method, m := range methodCases {
-			seen[method] = true
-			for protocol, ask := range map[string]func(f *fixture) matrixAnswer{
-				"json": func(f *fixture) matrixAnswer { return f.askJSON(t, &c, method, m.params) },
-				"xml":  func(f *fixture) matrixAnswer { return f.askXML(t, &c, method, m.params) },
-			} {
-				f := newFixture(t, Config{Auth: cfg}, tcpFlows(3)...)
-				before := f.fake.Writes()
-				a := ask(f)
-				where := fmt.Sprintf("%s, %s, %s: %d %s", c.name, method, protocol, a.status, strings.TrimSpace(a.body))
-				may := rank(c.role) >= rank(m.role)
-				switch {
-				case c.role == "":
-					if a.status != http.StatusUnauthorized || a.code != wire.Unauthenticated {
-						t.Errorf("%s: want 401 and unauthenticated", where)
-					}
-					if old, ok := refusals[protocol]; ok && old != a.body {
-						t.Errorf("%s: another answer than %s", where, old)
-					}
-					refusals[protocol] = a.body
-				case !may:
-					if a.code != wire.PermissionDenied {
-						t.Errorf("%s: want permission_denied", where)
-					}
-				case c.outside && a.code == wire.PermissionDenied && strings.Contains(a.body, "outside of your networks"):
-				case c.outside && method == "server.audit": // others' flows are in it
-				case a.code == wire.PermissionDenied && method == "system.multicall" && c.role == wire.RoleViewer: // of the call in it
-				case a.code == wire.Unauthenticated || a.code == wire.PermissionDenied || a.code == wire.RateLimited || a.code == wire.Internal:
-					t.Errorf("%s: want it to be done", where)
-				}
-				wrote := f.fake.Writes() - before
-				inside := may && !c.outside
-				if wrote != 0 && !(inside && (m.change || method == "system.multicall" && rank(c.role) >= rank(wire.RoleOperator))) {
-					t.Errorf("%s: %d writes", where, wrote)
-				}
-				if wrote == 0 && inside && m.change {
-					t.Errorf("%s: nothing was changed", where)
-				}
-				if !inside && method != "rpc.discover" && strings.Contains(a.body, "10.0.0.") { // it has examples
-					t.Errorf("%s: tells of flows", where)
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if c.role == "" {
+				refusedEverywhere(t, &c, cfg)
+				return
+			}
+			for method, m := range methodCases {
+				for _, protocol := range []string{"json", "xml"} {
+					matrixCall(t, &c, cfg, method, m, protocol)
 				}
 			}
-		}
+		})
 	}
 	for _, name := range allMethods(t) {
-		if !seen[name] && !slices.Contains([]string{"login", "view", "kill", "change"}, name) {
+		if _, tried := methodCases[name]; !tried && !slices.Contains([]string{"login", "view", "kill", "change"}, name) {
 			t.Errorf("%s isn't tried", name)
+		}
+	}
+}
+
+// matrixCall calls a method as somebody who is known.
+func matrixCall(t *testing.T, c *matrixCaller, cfg auth.Config, method string, m methodCase, protocol string) {
+	t.Helper()
+	ranks := []wire.Role{wire.RoleAny, wire.RoleViewer, wire.RoleOperator, wire.RoleAdmin}
+	rank := func(role wire.Role) int { return slices.Index(ranks, role) }
+	f := newFixture(t, Config{Auth: cfg}, tcpFlows(3)...)
+	before := f.fake.Writes()
+	a := f.askBy(t, c, protocol, method)
+	where := fmt.Sprintf("%s, %s, %s: %d %s", c.name, method, protocol, a.status, strings.TrimSpace(a.body))
+	may := rank(c.role) >= rank(m.role)
+	switch {
+	case !may:
+		if a.code != wire.PermissionDenied {
+			t.Errorf("%s: want permission_denied", where)
+		}
+	case c.outside && a.code == wire.PermissionDenied && strings.Contains(a.body, "outside of your networks"):
+	case c.outside && method == "server.audit": // others' flows are in it
+	case a.code == wire.PermissionDenied && method == "system.multicall" && c.role == wire.RoleViewer: // of the call in it
+	case a.code == wire.Unauthenticated || a.code == wire.PermissionDenied || a.code == wire.RateLimited || a.code == wire.Internal:
+		t.Errorf("%s: want it to be done", where)
+	}
+	wrote := f.fake.Writes() - before
+	inside := may && !c.outside
+	if wrote != 0 && !(inside && (m.change || method == "system.multicall" && rank(c.role) >= rank(wire.RoleOperator))) {
+		t.Errorf("%s: %d writes", where, wrote)
+	}
+	if wrote == 0 && inside && m.change {
+		t.Errorf("%s: nothing was changed", where)
+	}
+	if !inside && method != "rpc.discover" && strings.Contains(a.body, "10.0.0.") { // it has examples
+		t.Errorf("%s: tells of flows", where)
+	}
+}
+
+// refusedEverywhere calls each method as somebody who isn't known: all get one answer, whatever was called,
+// and nothing is done.
+func refusedEverywhere(t *testing.T, c *matrixCaller, cfg auth.Config) {
+	t.Helper()
+	type call struct{ method, protocol string }
+	var calls []call
+	for method := range methodCases {
+		calls = append(calls, call{method, "json"}, call{method, "xml"})
+	}
+	var mu sync.Mutex
+	refusals := map[string]string{} // by protocol
+	// A password is looked at once for those who show it at the same time, and so few calls are never too many
+	// that were wrong.
+	for some := range slices.Chunk(calls, 4) {
+		f := newFixture(t, Config{Auth: cfg}, tcpFlows(3)...)
+		before := f.fake.Writes()
+		var wg sync.WaitGroup
+		for _, one := range some {
+			wg.Go(func() {
+				a := f.askBy(t, c, one.protocol, one.method)
+				where := fmt.Sprintf("%s, %s, %s: %d %s", c.name, one.method, one.protocol, a.status, strings.TrimSpace(a.body))
+				if a.status != http.StatusUnauthorized || a.code != wire.Unauthenticated {
+					t.Errorf("%s: want 401 and unauthenticated", where)
+				}
+				if strings.Contains(a.body, "10.0.0.") {
+					t.Errorf("%s: tells of flows", where)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if old, ok := refusals[one.protocol]; ok && old != a.body {
+					t.Errorf("%s: another answer than %s", where, old)
+				}
+				refusals[one.protocol] = a.body
+			})
+		}
+		wg.Wait()
+		if wrote := f.fake.Writes() - before; wrote != 0 {
+			t.Errorf("%s: %d writes by %v", c.name, wrote, some)
 		}
 	}
 }
@@ -260,51 +311,54 @@ func allMethods(t *testing.T) []string {
 func TestMatrixPyctd(t *testing.T) {
 	callers, cfg := matrix(t)
 	for _, c := range callers {
-		for _, by := range []string{"login", "header"} {
-			f := newFixture(t, Config{Auth: cfg}, tcpFlows(3)...)
-			header := &matrixCaller{}
-			user, password := c.user, c.password
-			if c.bearer != "" {
-				user, password = "whoever", c.bearer
-			}
-			if by == "header" {
-				header, user, password = &c, "ignored", "ignored"
-			}
-			quoted := func(s string) string { b, _ := json.Marshal(s); return string(b) }
-			var sid string
-			a := f.askXML(t, header, "login", `[`+quoted(user)+`,`+quoted(password)+`]`)
-			if a.code == "" {
-				if err := xmlrpc.Response([]byte(a.body)).Unmarshal(&sid); err != nil {
-					t.Fatal(err)
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for _, by := range []string{"login", "header"} {
+				f := newFixture(t, Config{Auth: cfg}, tcpFlows(3)...)
+				header := &matrixCaller{}
+				user, password := c.user, c.password
+				if c.bearer != "" {
+					user, password = "whoever", c.bearer
+				}
+				if by == "header" {
+					header, user, password = &c, "ignored", "ignored"
+				}
+				quoted := func(s string) string { b, _ := json.Marshal(s); return string(b) }
+				var sid string
+				a := f.askXML(t, header, "login", `[`+quoted(user)+`,`+quoted(password)+`]`)
+				if a.code == "" {
+					if err := xmlrpc.Response([]byte(a.body)).Unmarshal(&sid); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if (sid != "") != (c.role != "") {
+					t.Errorf("%s by %s: login gave %q, %s", c.name, by, sid, a.body)
+				}
+				view := f.askXML(t, &matrixCaller{}, "view", `[`+quoted(sid)+`]`)
+				rows := strings.Count(view.body, "orig_ipv4_src")
+				want := 3
+				if c.role == "" || c.outside {
+					want = 0
+				}
+				if rows != want || (view.code == "") != (c.role != "") {
+					t.Errorf("%s by %s: view has %d rows, want %d: %s", c.name, by, rows, want, view.body)
+				}
+				before := f.fake.Writes()
+				changed := f.askXML(t, &matrixCaller{}, "change", `[`+quoted(sid)+`,"mark",1,5]`)
+				killed := f.askXML(t, &matrixCaller{}, "kill", `[`+quoted(sid)+`,[1,2]]`)
+				wantCode := map[wire.Role]wire.Code{"": wire.Unauthenticated, wire.RoleViewer: wire.PermissionDenied}[c.role]
+				wantChange := wantCode
+				if c.outside {
+					wantChange = wire.NotFound
+				}
+				if changed.code != wantChange || killed.code != wantCode {
+					t.Errorf("%s by %s: change %q, kill %q, want %q", c.name, by, changed.code, killed.code, wantCode)
+				}
+				if wrote := f.fake.Writes() != before; wrote != (wantChange == "") {
+					t.Errorf("%s by %s: changed something: %v", c.name, by, wrote)
 				}
 			}
-			if (sid != "") != (c.role != "") {
-				t.Errorf("%s by %s: login gave %q, %s", c.name, by, sid, a.body)
-			}
-			view := f.askXML(t, &matrixCaller{}, "view", `[`+quoted(sid)+`]`)
-			rows := strings.Count(view.body, "orig_ipv4_src")
-			want := 3
-			if c.role == "" || c.outside {
-				want = 0
-			}
-			if rows != want || (view.code == "") != (c.role != "") {
-				t.Errorf("%s by %s: view has %d rows, want %d: %s", c.name, by, rows, want, view.body)
-			}
-			before := f.fake.Writes()
-			changed := f.askXML(t, &matrixCaller{}, "change", `[`+quoted(sid)+`,"mark",1,5]`)
-			killed := f.askXML(t, &matrixCaller{}, "kill", `[`+quoted(sid)+`,[1,2]]`)
-			wantCode := map[wire.Role]wire.Code{"": wire.Unauthenticated, wire.RoleViewer: wire.PermissionDenied}[c.role]
-			wantChange := wantCode
-			if c.outside {
-				wantChange = wire.NotFound
-			}
-			if changed.code != wantChange || killed.code != wantCode {
-				t.Errorf("%s by %s: change %q, kill %q, want %q", c.name, by, changed.code, killed.code, wantCode)
-			}
-			if wrote := f.fake.Writes() != before; wrote != (wantChange == "") {
-				t.Errorf("%s by %s: changed something: %v", c.name, by, wrote)
-			}
-		}
+		})
 	}
 }
 
@@ -329,13 +383,7 @@ func TestMatrixRevoked(t *testing.T) {
 	if err := os.WriteFile(cfg.TokensFile, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(5 * time.Second)
-	for f.askJSON(t, c, "conntrack.count", `{}`).code == "" {
-		if time.Now().After(deadline) {
-			t.Fatal("the token lives on")
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	conntracktest.Eventually(t, "the token ends", func() bool { return f.askJSON(t, c, "conntrack.count", `{}`).code != "" })
 	if a := f.askXML(t, &matrixCaller{}, "kill", `["`+sid+`",[1]]`); a.code != wire.Unauthenticated {
 		t.Errorf("the session of a revoked token: %s", a.body)
 	}

@@ -86,22 +86,36 @@ func TestMoveFlows(t *testing.T) {
 			b := conntracktest.NewNS(t)
 			b.Conntrack()
 			to := startProcess(t, b, t.TempDir())
+			began := time.Now()
 			exported := from.must("", "export", "--protocol", protocol)
 			created := fmt.Sprintf("created %d, replaced 0, skipped 0\n", n)
 			if out := to.must(exported, "import", "--on-conflict", "fail", "--protocol", protocol); out != created {
 				t.Fatalf("%s, want %s", out, created)
 			}
 			want, got := flowsOf(t, a), flowsOf(t, b)
+			entries, inA := conntracktest.Oracle(t, b), conntracktest.Oracle(t, a)
 			if len(want) != n {
 				t.Fatalf("%d flows in A", len(want))
 			}
+			// In A they ran on while they were carried, and everywhere while they were listed.
+			times := timeouts{time.Since(began), map[flowKey]time.Duration{}}
+			for _, f := range want {
+				times.want[flowKey{f.Orig, f.Zone}] = f.Timeout
+			}
+			for i := range got {
+				times.match(got[i].Orig, got[i].Zone, &got[i].Timeout)
+			}
+			for _, list := range [][]conntracktest.Entry{entries, inA} {
+				for i := range list {
+					times.match(list[i].Orig, list[i].Zone, &list[i].Timeout)
+				}
+			}
 			conntracktest.SameFlows(t, want, got)
 			// conntrack(8) shows the same of either.
-			entries := conntracktest.Oracle(t, b)
 			if d := conntracktest.DiffAll(got, entries); d != "" {
 				t.Errorf("in B (-conntrack(8) +listed):\n%s", d)
 			}
-			sameEntries(t, conntracktest.Oracle(t, a), entries)
+			sameEntries(t, inA, entries)
 
 			for _, on := range []string{"skip", "replace"} {
 				out := to.must(exported, "import", "--yes", "--on-conflict", on, "-o", "json", "--protocol", protocol)
@@ -123,22 +137,38 @@ func TestMoveFlows(t *testing.T) {
 	}
 }
 
+// flowKey tells flows apart, in whichever table they are.
+type flowKey struct {
+	orig conntrack.Tuple
+	zone uint16
+}
+
+// timeouts are those of flows, which others, listed within a time of them, match.
+type timeouts struct {
+	within time.Duration
+	want   map[flowKey]time.Duration
+}
+
+// match makes a timeout the same as that of the flow where time alone is between them.
+func (o timeouts) match(orig conntrack.Tuple, zone uint16, timeout *time.Duration) {
+	// Each is told in whole seconds.
+	if want, ok := o.want[flowKey{orig, zone}]; ok && (want-*timeout).Abs() <= o.within+time.Second {
+		*timeout = want
+	}
+}
+
 // sameEntries compares what conntrack(8) shows of two tables that hold the same flows.
 func sameEntries(t *testing.T, want, got []conntracktest.Entry) {
 	t.Helper()
-	type key struct {
-		orig conntrack.Tuple
-		zone uint16
-	}
-	found := map[key]conntracktest.Entry{}
+	found := map[flowKey]conntracktest.Entry{}
 	for _, e := range got {
-		found[key{e.Orig, e.Zone}] = e
+		found[flowKey{e.Orig, e.Zone}] = e
 	}
 	if len(want) != len(got) {
 		t.Errorf("conntrack(8) shows %d flows, want %d", len(got), len(want))
 	}
 	for _, e := range want {
-		g := found[key{e.Orig, e.Zone}]
+		g := found[flowKey{e.Orig, e.Zone}]
 		g.ID, g.Use, g.Start, g.Counters = e.ID, e.Use, e.Start, e.Counters
 		g.OrigCounter, g.ReplyCounter = e.OrigCounter, e.ReplyCounter
 		if d := conntracktest.DiffEntries(e, g); d != "" {
@@ -162,13 +192,16 @@ func TestMoveHost(t *testing.T) {
 			from, to := startProcess(t, p.A, t.TempDir()), startProcess(t, p.B, t.TempDir())
 			p.B.Sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "0")
 			client, server := p.Dial(tt.v6)
-			deadline := time.Now().Add(10 * time.Second)
-			if !tt.move {
-				deadline = time.Now().Add(2 * time.Second)
+			end := func(after time.Duration) {
+				deadline := time.Now().Add(after)
+				_, _ = client.SetDeadline(deadline), server.SetDeadline(deadline)
 			}
-			_, _ = client.SetDeadline(deadline), server.SetDeadline(deadline)
+			end(time.Minute)
 			up, down := transfer(client, server), transfer(server, client)
 			for up.sent.Load() < transferred || down.sent.Load() < transferred {
+				if len(up.done)+len(down.done) > 0 {
+					t.Fatalf("%d and %d bytes were sent before the move", up.sent.Load(), down.sent.Load())
+				}
 				time.Sleep(time.Millisecond)
 			}
 			exported := from.must("", "export", "addr="+client.LocalAddr().(*net.TCPAddr).IP.String())
@@ -178,6 +211,9 @@ func TestMoveHost(t *testing.T) {
 				}
 			}
 			p.Switch()
+			if !tt.move {
+				end(2 * time.Second)
+			}
 			for i, w := range []*way{up, down} {
 				w.enough.Store(w.sent.Load() + transferred)
 				if err := <-w.done; (err == nil) != tt.move {

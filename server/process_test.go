@@ -167,7 +167,7 @@ func TestTerminate(t *testing.T) {
 		if p.status != nil {
 			t.Errorf("exit: %v\n%s", p.status, p.log.String())
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("it did not end when the list had")
 	}
 }

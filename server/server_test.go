@@ -332,7 +332,7 @@ func TestShutdownCuts(t *testing.T) {
 	if err := r.wait(t); err != nil {
 		t.Errorf("serve: %v", err)
 	}
-	if took := time.Since(began); took < f.timing.grace || took > 5*time.Second {
+	if took := time.Since(began); took < f.timing.grace || took > 10*time.Second {
 		t.Errorf("cut after %v, want %v", took, f.timing.grace)
 	}
 	if len(f.log.events(t, "requests are cut off")) != 1 {
@@ -340,7 +340,7 @@ func TestShutdownCuts(t *testing.T) {
 	}
 }
 
-// slowReader rests after each megabyte.
+// slowReader rests after each quarter of a megabyte.
 type slowReader struct {
 	net.Conn
 	rest time.Duration
@@ -349,7 +349,7 @@ type slowReader struct {
 
 func (r *slowReader) Read(p []byte) (int, error) {
 	n, err := r.Conn.Read(p)
-	if r.n += n; r.n > 1<<20 {
+	if r.n += n; r.n > 256<<10 {
 		r.n = 0
 		time.Sleep(r.rest)
 	}
@@ -392,18 +392,22 @@ func TestWriteStall(t *testing.T) {
 
 	f.fake.many = flows
 	began := time.Now()
-	resp, err = http.ReadResponse(bufio.NewReaderSize(&slowReader{Conn: dial(2 << 20), rest: 250 * time.Millisecond}, 64<<10), nil)
+	resp, err = http.ReadResponse(bufio.NewReaderSize(&slowReader{Conn: dial(2 << 20), rest: 60 * time.Millisecond}, 64<<10), nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	if took := time.Since(began); took < f.timing.writeStall {
+		t.Errorf("it took %v: too fast to show anything", took)
 	}
 	var reply struct {
 		Result struct{ Flows []json.RawMessage }
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&reply); err != nil || len(reply.Result.Flows) != flows {
-		t.Errorf("a slow caller got %d flows, %v", len(reply.Result.Flows), err)
+	if err == nil {
+		err = json.Unmarshal(text, &reply)
 	}
-	if took := time.Since(began); took < f.timing.writeStall {
-		t.Errorf("it took %v: too fast to show anything", took)
+	if err != nil || len(reply.Result.Flows) != flows {
+		t.Errorf("a slow caller got %d flows, %v", len(reply.Result.Flows), err)
 	}
 }
 

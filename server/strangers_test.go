@@ -144,11 +144,7 @@ func TestWaitingPasswords(t *testing.T) {
 	places := f.Server.policy.Load().places.strangers
 	cancel()
 	wg.Wait()
-	conntracktest.Eventually(t, "all places are given back", func() bool {
-		places.mu.Lock()
-		defer places.mu.Unlock()
-		return len(places.callers) == 0
-	})
+	conntracktest.Eventually(t, "all places are given back", places.empty)
 }
 
 // TestSessionPlaces: calls with a session's id have the places, and the room, of its owner.

@@ -34,8 +34,8 @@ done
 ((id >= 2147483648)) || fail "an id from 2^31 on"
 
 [[ $(json conntrack.list "{\"filter\":\"src=$CTD_SRC sport=$sport\"}" '[.result.matched, .result.flows[].id]') == "[1,$id]" ]] || fail "the flow by filter"
-[[ $(json conntrack.modify "{\"flows\":[$id],\"set\":{\"mark\":4294967295,\"timeout\":1234}}" '[.result.modified, .result.flows[].mark]') == "[1,4294967295]" ]] || fail "the flow modified"
-kernel -m 4294967295 | grep -Eq "^tcp +6 123[0-4] .*sport=$sport .*mark=4294967295" || fail "mark and timeout by conntrack(8)"
+[[ $(json conntrack.modify "{\"flows\":[$id],\"set\":{\"mark\":4294967295,\"timeout\":1299}}" '[.result.modified, .result.flows[].mark]') == "[1,4294967295]" ]] || fail "the flow modified"
+kernel -m 4294967295 | grep -Eq "^tcp +6 12[0-9][0-9] .*sport=$sport .*mark=4294967295" || fail "mark and timeout by conntrack(8)"
 [[ $(json conntrack.list "{\"filter\":{\"dport\":$CTD_BIG_PORT,\"bytes\":\">2G\"}}" '.result.flows[].orig.bytes > 2147483648') == true ]] || fail "a counter above 2^31"
 [[ $(json conntrack.kill "{\"filter\":{\"srcc\":\"$CTD_SRC\"}}" '[.error.code, .error.data.code]') == '[-32602,"invalid_params"]' ]] || fail "an unknown field refused"
 [[ $(json conntrack.kill "{\"filter\":{\"src\":\"$CTD_SRC\",\"sport\":$sport}}" '[.result.killed, .result.changed]') == '[1,true]' ]] || fail "the flow killed"

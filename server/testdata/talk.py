@@ -3,9 +3,10 @@
 talk.py serve ADDRESS PORT              answers every connection
 talk.py talk ADDRESS PORT SOURCE_PORT   sends a line every 20 ms
 talk.py wait ADDRESS PORT SOURCE_PORT   sends one line, and then waits in silence
+talk.py late ADDRESS PORT SOURCE_PORT   is talk, but connects only once it has read a line
 
-Prints what happens, an event a line: connected, the number of each line that came back, reset,
-refused.
+Prints what happens, an event a line: ready, connected, the number of each line that came back, reset,
+refused; before it the time, in nanoseconds of CLOCK_MONOTONIC.
 """
 
 import socket
@@ -15,7 +16,7 @@ import time
 
 
 def say(*words):
-    print(*words, flush=True)
+    print(time.monotonic_ns(), *words, flush=True)
 
 
 def serve(listener):
@@ -55,12 +56,15 @@ try:
         s.listen()
         say("listening")
         serve(s)
+    if role == "late":
+        say("ready")
+        sys.stdin.readline()
     s.bind(("", int(sys.argv[4])))
     s.settimeout(5)
     s.connect((address, port))
     s.settimeout(None)
     say("connected")
-    talk(s, 0.02 if role == "talk" else None)
+    talk(s, None if role == "wait" else 0.02)
 except (ConnectionResetError, BrokenPipeError, ConnectionAbortedError):
     say("reset")
 except ConnectionRefusedError:
