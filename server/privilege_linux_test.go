@@ -287,6 +287,29 @@ func TestRunAsRefused(t *testing.T) {
 	}
 }
 
+// TestLowPortRefused: who may not listen on a port is told what that takes.
+func TestLowPortRefused(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	ns.Conntrack()
+	socket, state := foldersFor(t)
+	c := exec.Command(program(t), "serve", "--config", os.DevNull, "--listen", "127.0.0.1:80", "--socket", socket, "--state-dir", state)
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 41001, Gid: 41001}, AmbientCaps: []uintptr{unix.CAP_NET_ADMIN}}
+	for _, dir := range []string{filepath.Dir(socket), state} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(dir, 41001, 41001); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out []byte
+	var err error
+	ns.Do(func() { out, err = c.CombinedOutput() })
+	if err == nil || !strings.Contains(string(out), "127.0.0.1:80") || !strings.Contains(string(out), "hint: "+lowPortHint) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // TestRootAmongOthers: who stays root is told which folders it can't write to any more.
 func TestRootAmongOthers(t *testing.T) {
 	ns := conntracktest.NewNS(t)
