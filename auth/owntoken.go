@@ -19,9 +19,12 @@ var ErrTokenLocked = errors.New("another daemon's token is there")
 // tokenFileMode lets only the owner read the token.
 const tokenFileMode = 0o600
 
-// NewToken returns a secret that can't be guessed: at least 128 random bits, in letters and
-// digits.
-func NewToken() string { return rand.Text() }
+// tokenPrefix begins all tokens, so that people and scanners of repositories know one when they see it, and
+// logs and records mask it (wire.MaskTokens).
+const tokenPrefix = "ctd_"
+
+// NewToken returns a token that can't be guessed: at least 128 random bits, in letters and digits.
+func NewToken() string { return tokenPrefix + rand.Text() }
 
 // WriteToken writes a token into a file that only its owner can read. The file is there whole or
 // not at all, and never with another mode.

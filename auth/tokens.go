@@ -7,10 +7,6 @@ import (
 	"time"
 )
 
-// tokenPrefix begins the tokens of ctd token, so that people and scanners of repositories know one when
-// they see it.
-const tokenPrefix = "ctd_"
-
 // dateForm is a day in Token.Expires: its beginning, in UTC.
 const dateForm = "2006-01-02"
 
@@ -18,7 +14,7 @@ type tokenHash [sha256.Size]byte
 
 // NewBearerToken returns a token that can't be guessed, and its Hash.
 func NewBearerToken() (secret, hash string) {
-	secret = tokenPrefix + NewToken()
+	secret = NewToken()
 	h := sha256.Sum256([]byte(secret))
 	return secret, hex.EncodeToString(h[:])
 }

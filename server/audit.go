@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
+	"ctd/auth"
 	"ctd/auth/audit"
 	"ctd/rpc"
 	"ctd/rpc/wire"
@@ -231,7 +233,7 @@ func (s *Server) audit(ctx context.Context, p wire.AuditParams) (wire.AuditResul
 		return wire.AuditResult{}, ctx.Err()
 	case err != nil:
 		s.logger.ErrorContext(ctx, "the audit record can't be read", "error", err)
-		return wire.AuditResult{}, &wire.Error{Code: wire.Unavailable, Message: "the record can't be read", Hint: "the daemon's log says more"}
+		return wire.AuditResult{}, &wire.Error{Code: wire.Unavailable, Message: "the record can't be read", Hint: "server.doctor (ctd doctor) says why, and the daemon's log"}
 	}
 	if names := s.registry.Names(); q.Method != "" && len(got.Records) == 0 && !slices.Contains(names, q.Method) {
 		// Strangers call, and earlier versions had, methods that there aren't: those can be asked for too.
@@ -362,6 +364,20 @@ func (s *Server) checkAudit(context.Context) wire.Finding {
 		f.Severity, f.Message = severityOK, "changes and refusals are recorded in journald: journalctl -t "+audit.Identifier+" -o cat"
 	default:
 		f.Severity, f.Message = severityOK, "changes and refusals are recorded in "+path
+		if err := l.Readable(); err != nil {
+			// What is open is written on, until the daemon ends.
+			f.Severity = severityWarning
+			f.Message += ", but they can't be read, nor would the daemon start again: " + err.Error()
+			f.Mend = readMend(path, err)
+		}
 	}
 	return f
+}
+
+// readMend is the command that lets the daemon read a file of its record, or shows what is wrong.
+func readMend(path string, err error) string {
+	if file, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
+		return fileMend(&auth.FileError{Path: file.Path, Err: err})
+	}
+	return "ls -la " + shellWord(filepath.Dir(path))
 }

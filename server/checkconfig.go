@@ -18,7 +18,7 @@ type checkGrammar struct {
 const checkHelp = `Say what is wrong with a configuration file.
 
 It prints ok, or says with its line what is wrong, and exits with 2. Where others may read a file with
-secrets, or something that is named isn't there yet, it warns. The configuration that the daemon has by its flags, it doesn't know.
+secrets, or something that is named isn't there yet or can't be used (as root, by run_as too), it warns. The configuration that the daemon has by its flags, it doesn't know.
 
 Examples:
 

@@ -6,9 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ctd/auth"
 	"ctd/auth/audit"
@@ -33,7 +34,7 @@ func (c *Config) checkAuditFile(own string) []*settingError {
 	}
 	for _, other := range c.ownFiles(own) {
 		if other.name != "" && takes(name, other.name) {
-			return []*settingError{wrongf("audit.file", "%s can't be the record: it, its lock or a file that is set aside would be %s, %s", name, other.key, other.name)}
+			return []*settingError{wrongf("audit.file", "%s can't be the record: it, its lock, or a file that is begun or set aside would be %s, %s", name, other.key, other.name)}
 		}
 	}
 	if err == nil && !fi.Mode().IsRegular() {
@@ -63,7 +64,7 @@ func (c *Config) ownFiles(own string) []namedFile {
 	return files
 }
 
-// takes tells whether the record at a path, its lock or a file of it that is set aside is another file.
+// takes tells whether the record at a path, its lock or another file of it (see audit.Takes) is another file.
 func takes(record, other string) bool {
 	if fi, err := os.Stat(record); err == nil {
 		if there, err := os.Stat(other); err == nil && os.SameFile(fi, there) {
@@ -72,20 +73,12 @@ func takes(record, other string) bool {
 	}
 	for _, record := range pathsOf(record) {
 		for _, other := range pathsOf(other) {
-			rest, ok := strings.CutPrefix(other, record)
-			if ok && (rest == "" || rest == ".lock" || isSetAside(rest)) {
+			if audit.Takes(record, other) {
 				return true
 			}
 		}
 	}
 	return false
-}
-
-// isSetAside tells whether that is what follows the record's name in one that is set aside.
-func isSetAside(rest string) bool {
-	number, ok := strings.CutPrefix(rest, ".")
-	n, err := strconv.Atoi(number)
-	return ok && err == nil && n > 0 && strconv.Itoa(n) == number
 }
 
 // pathsOf returns the paths that a file has once symbolic links are followed: those to its folder, and those to
@@ -129,8 +122,11 @@ func (l *loaded) doubts() []error {
 			doubt("netns", "there is no network namespace %s here; ip netns lists those there are", ns)
 		}
 	}
-	if _, err := accountOf(cfg.RunAs); err != nil {
+	l.doubtPaths(doubt)
+	if who, err := accountOf(cfg.RunAs); err != nil {
 		doubt("run_as", "%v", err)
+	} else if who != nil && who.uid != 0 && os.Geteuid() == 0 { // others can't tell
+		l.doubtUser(who, doubt)
 	}
 	for _, name := range cfg.Auth.Passwords.Files {
 		if isMissing(name) {
@@ -143,6 +139,61 @@ func (l *loaded) doubts() []error {
 		}
 	}
 	return doubts
+}
+
+// doubtPaths tells of paths that mean something else wherever the daemon is started, and of a record without a folder.
+func (l *loaded) doubtPaths(doubt func(key, format string, args ...any)) {
+	for _, one := range []struct{ key, path string }{
+		{"socket", l.settings.Socket}, {"state_dir", l.settings.StateDir}, {"audit.file", l.settings.Audit.File},
+	} {
+		if _, flag := l.flags[one.key]; one.path != "" && !flag && !filepath.IsAbs(one.path) {
+			doubt(one.key, "%s is sought in whatever folder the daemon is started in; name it from / on", one.path)
+		}
+	}
+	if l.cfg.Audit.To != audit.ToFile {
+		return
+	}
+	folder, made := filepath.Dir(l.cfg.Audit.File), false
+	for _, one := range []string{l.cfg.StateDir, filepath.Dir(l.cfg.Socket)} { // which the daemon makes, with what is above
+		rest, above := strings.CutPrefix(filepath.Clean(one), folder)
+		made = made || one != "" && above && (rest == "" || rest[0] == '/')
+	}
+	if isMissing(folder) && !made {
+		doubt("audit.file", "the folder %s isn't there, and the daemon doesn't make it: make it, and give it to the user that the daemon runs as", folder)
+	}
+}
+
+// doubtUser tells what the user that the daemon becomes can't do.
+func (l *loaded) doubtUser(who *account, doubt func(key, format string, args ...any)) {
+	for _, p := range writable(&l.cfg) {
+		g, err := newGift(p)
+		if err != nil {
+			continue // it is made, or the start says what is wrong
+		}
+		err = g.useful(who)
+		g.dir.Close()
+		if err != nil {
+			doubt(p.key, "%s can't write to the folder %s, nor is that given away, as it isn't root's with the daemon's files alone; "+
+				"name a file in a folder of its own, or chown %s %s, where nobody else needs it", who.name, p.folder, who.name, p.folder)
+		}
+	}
+	files := []namedFile{{"tls.cert", l.cfg.TLS.Cert}, {"tls.key", l.cfg.TLS.Key}, {"tls.client_ca", l.cfg.TLS.ClientCA}}
+	if l.file.there {
+		files = append(files, namedFile{"run_as", l.file.name})
+	}
+	for _, name := range l.cfg.Auth.Passwords.Files {
+		files = append(files, namedFile{"passwords.files", name})
+	}
+	for _, one := range files {
+		if one.name == "" || isMissing(one.name) || who.access(one.name, unix.R_OK) == nil {
+			continue
+		}
+		mend := fmt.Sprintf("chgrp %d %[2]s && chmod g+r %[2]s", who.gid, shellWord(one.name))
+		if who.access(filepath.Dir(one.name), unix.X_OK) != nil {
+			mend = "namei -l " + shellWord(one.name) + " shows which folder is closed"
+		}
+		doubt(one.key, "%s can't read %s, which is read again while the daemon runs (each SIGHUP): %s", who.name, one.name, mend)
+	}
 }
 
 func isMissing(name string) bool {

@@ -148,7 +148,9 @@ func (f *configFile) unknown(all []setting) []error {
 		}
 		told = append(told, key.path)
 		text := "there is no such setting"
-		if near := nearestSetting(names, all); near != "" {
+		if near := nearestSetting(names, all); near == names[len(names)-1] { // the same word, of another place
+			text += " in this table; " + ownPlace(near, all)
+		} else if near != "" {
 			text += fmt.Sprintf("; did you mean %s?", near)
 		}
 		wrong = append(wrong, f.wrong(key.path, "%s", text))
@@ -180,6 +182,17 @@ func nearestSetting(key []string, all []setting) string {
 		}
 	}
 	return ""
+}
+
+// ownPlace says where a setting stands that is in no table.
+func ownPlace(name string, all []setting) string {
+	switch at := slices.IndexFunc(all, func(s setting) bool { return s.key() == name }); {
+	case all[at].table:
+		return fmt.Sprintf("%s is a table of its own: [%[1]s]", name)
+	case all[at].list:
+		return fmt.Sprintf("%s is a list of tables of its own: [[%[1]s]]", name)
+	}
+	return name + " stands at the beginning of the file, before the first table"
 }
 
 // line returns the line of a key, 0 where it isn't in the file.

@@ -21,6 +21,10 @@ const (
 	dialTimeout = time.Second
 )
 
+// lowPortHint is for who may not listen on a TCP port.
+const lowPortHint = "a port below 1024 takes root or CAP_NET_BIND_SERVICE (in the systemd unit, in AmbientCapabilities= and CapabilityBoundingSet=); " +
+	"listen on another one, or give the daemon that"
+
 // errInUse says that somebody listens there already.
 var errInUse = errors.New("address in use")
 
@@ -58,6 +62,9 @@ func listenAll(cfg *Config) (listeners []net.Listener, err error) {
 		l, err := net.Listen("tcp", e.address)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return listeners, fmt.Errorf("listen on %s: %w", e.address, errInUse)
+		}
+		if errors.Is(err, syscall.EACCES) {
+			return listeners, &hintError{fmt.Errorf("listen: %w", err), lowPortHint}
 		}
 		if err != nil {
 			return listeners, fmt.Errorf("listen: %w", err)

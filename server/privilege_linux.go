@@ -6,18 +6,11 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
-
-	"ctd/auth/audit"
 )
-
-// stateFiles are the names of what the daemon keeps in its state folder, as patterns of filepath.Match.
-var stateFiles = []string{usersFile + "*", tokensFile + "*", auditFile + "*"}
 
 // account is a user to become.
 type account struct {
@@ -95,10 +88,7 @@ func leastPrivilege(cfg *Config, logger *slog.Logger) error {
 		switch {
 		case err == nil || errors.Is(err, unix.ENOENT):
 		case who != nil:
-			return &hintError{
-				fmt.Errorf("write to %s as %s: %w", place.folder, who.name, os.NewSyscallError("access", err)),
-				"give the daemon's socket, state and audit log a folder of their own, or chown " + who.name + " " + place.folder + ", where nobody else needs it",
-			}
+			return who.cantWrite(place.folder, err)
 		default:
 			logger.Warn("a folder can't be written to: the daemon let go of the capability to write where others own",
 				"folder", place.folder, "hint", "chown root "+place.folder+", or set run_as to its owner")
@@ -188,104 +178,4 @@ func others(some []cap.Value) (all []cap.Value) {
 		}
 	}
 	return all
-}
-
-// place is a folder that the daemon writes to, and the names of its files there, as patterns of
-// filepath.Match.
-type place struct {
-	folder string
-	files  []string
-}
-
-// writable returns where the daemon writes to, while it runs or at its end.
-func writable(cfg *Config) []place {
-	token := filepath.Base(cfg.tokenFile())
-	all := []place{{filepath.Dir(cfg.Socket), []string{filepath.Base(cfg.Socket), token, token + ".lock"}}}
-	if cfg.StateDir != "" {
-		all = append(all, place{cfg.StateDir, stateFiles})
-	}
-	if f := cfg.Audit.File; cfg.Audit.To == audit.ToFile && f != "" && filepath.Dir(f) != filepath.Clean(cfg.StateDir) {
-		all = append(all, place{filepath.Dir(f), []string{filepath.Base(f) + "*"}})
-	}
-	return all
-}
-
-// giveFiles gives the user that the daemon becomes what root made for it.
-func giveFiles(cfg *Config, who *account) error {
-	for _, p := range writable(cfg) {
-		if err := who.give(p.folder, p.files); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// give gives the files in a folder whose names fit the patterns to the user, where they are root's; and the
-// folder, where it is root's and holds nothing else: /run or /var/log stay what they are. Others may write
-// to the folder, so nothing there is followed anywhere else.
-func (a *account) give(folder string, patterns []string) error {
-	dir, err := os.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("give %s to %s: %w", folder, a.name, err)
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return fmt.Errorf("give %s to %s: %w", folder, a.name, err)
-	}
-	onlyOurs := true
-	for _, name := range names {
-		if !matchesAny(patterns, name) {
-			onlyOurs = false
-			continue
-		}
-		if err := a.giveOne(int(dir.Fd()), name); err != nil {
-			return fmt.Errorf("give %s to %s: %w", filepath.Join(folder, name), a.name, err)
-		}
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return fmt.Errorf("give %s to %s: %w", folder, a.name, os.NewSyscallError("stat", err))
-	}
-	if st.Uid != 0 || !onlyOurs {
-		return nil
-	}
-	if err := dir.Chown(a.uid, a.gid); err != nil {
-		return fmt.Errorf("give %s to %s: %w", folder, a.name, err)
-	}
-	return nil
-}
-
-// giveOne gives one regular file or socket of root's, which has no other name, to the user.
-func (a *account) giveOne(dir int, name string) error {
-	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return os.NewSyscallError("open", err)
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return os.NewSyscallError("stat", err)
-	}
-	kind := st.Mode & unix.S_IFMT
-	if st.Uid != 0 || st.Nlink != 1 || kind != unix.S_IFREG && kind != unix.S_IFSOCK {
-		return nil
-	}
-	return os.NewSyscallError("chown", unix.Fchownat(fd, "", a.uid, a.gid, unix.AT_EMPTY_PATH))
-}
-
-func matchesAny(patterns []string, name string) bool {
-	for _, p := range patterns {
-		// The name of a socket is taken as it is, whatever signs are in it.
-		if ok, err := filepath.Match(p, name); ok && err == nil || strings.TrimSuffix(p, "*") == name {
-			return true
-		}
-	}
-	return false
 }

@@ -287,6 +287,29 @@ func TestRunAsRefused(t *testing.T) {
 	}
 }
 
+// TestLowPortRefused: who may not listen on a port is told what that takes.
+func TestLowPortRefused(t *testing.T) {
+	ns := conntracktest.NewNS(t)
+	ns.Conntrack()
+	socket, state := foldersFor(t)
+	c := exec.Command(program(t), "serve", "--config", os.DevNull, "--listen", "127.0.0.1:80", "--socket", socket, "--state-dir", state)
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 41001, Gid: 41001}, AmbientCaps: []uintptr{unix.CAP_NET_ADMIN}}
+	for _, dir := range []string{filepath.Dir(socket), state} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(dir, 41001, 41001); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out []byte
+	var err error
+	ns.Do(func() { out, err = c.CombinedOutput() })
+	if err == nil || !strings.Contains(string(out), "127.0.0.1:80") || !strings.Contains(string(out), "hint: "+lowPortHint) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // TestRootAmongOthers: who stays root is told which folders it can't write to any more.
 func TestRootAmongOthers(t *testing.T) {
 	ns := conntracktest.NewNS(t)
@@ -308,82 +331,6 @@ func TestRootAmongOthers(t *testing.T) {
 	}
 	if _, err := client.Info(t.Context()); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestGive: only what is root's and the daemon's is given, and nothing by another way.
-func TestGive(t *testing.T) {
-	conntracktest.Kernel(t)
-	who := &account{name: "nobody", uid: nobody, gid: nobody}
-	owner := func(name string) int {
-		t.Helper()
-		fi, err := os.Lstat(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return int(fi.Sys().(*syscall.Stat_t).Uid)
-	}
-	write := func(name string, uid int) {
-		t.Helper()
-		if err := os.WriteFile(name, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(name, uid, uid); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, tt := range []struct {
-		name   string
-		others bool // something else is in the folder
-		owner  int  // of the folder before
-		want   int  // and after
-	}{
-		{"the daemon's alone", false, 0, nobody},
-		{"others are in it", true, 0, 0},
-		{"the user's already", true, nobody, nobody},
-		{"a third's", false, 41001, 41001},
-	} {
-		dir := t.TempDir()
-		outside := filepath.Join(t.TempDir(), "outside")
-		write(outside, 0)
-		write(dir+"/users.toml", 0)
-		write(dir+"/audit.log.1", 0)
-		write(dir+"/audit.log", 41001)
-		if err := os.Symlink(outside, dir+"/tokens.toml"); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Link(outside, dir+"/audit.log.2"); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Mkdir(dir+"/audit.log.3", 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if tt.others {
-			write(dir+"/other", 0)
-		}
-		if err := os.Chown(dir, tt.owner, tt.owner); err != nil {
-			t.Fatal(err)
-		}
-		if err := who.give(dir, stateFiles); err != nil {
-			t.Errorf("%s: %v", tt.name, err)
-		}
-		if got := owner(dir); got != tt.want {
-			t.Errorf("%s: the folder is user %d's, want %d", tt.name, got, tt.want)
-		}
-		for name, want := range map[string]int{
-			dir + "/users.toml": nobody, dir + "/audit.log.1": nobody, dir + "/audit.log": 41001,
-			outside: 0, dir + "/audit.log.2": 0, dir + "/audit.log.3": 0,
-		} {
-			if got := owner(name); got != want {
-				t.Errorf("%s: %s is user %d's, want %d", tt.name, filepath.Base(name), got, want)
-			}
-		}
-		if tt.others && owner(dir+"/other") != 0 {
-			t.Errorf("%s: a stranger's file was given away", tt.name)
-		}
-	}
-	if err := who.give(filepath.Join(t.TempDir(), "none"), stateFiles); err != nil {
-		t.Errorf("a folder that isn't there: %v", err)
 	}
 }
 

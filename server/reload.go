@@ -120,6 +120,10 @@ func (s *Server) adopt(ctx context.Context) []error {
 		}
 		return wrong
 	}
+	if was := s.reloads.last.file; was.there && !next.file.there {
+		// All that it says would be gone, limits and networks too, which nobody means who only moves it.
+		return []error{fmt.Errorf("%[1]s isn't there any more; put it back and reload, or leave an empty %[1]s for the defaults", was.name)}
+	}
 	kept := next.keep(s.reloads.last)
 	if len(kept) > 0 { // what stays may not go with what doesn't
 		if wrong := next.configure(); len(wrong) > 0 {

@@ -209,6 +209,9 @@ func openCutter(table *conntrack.Table, logger *slog.Logger) (rpc.Cutter, func()
 
 // withHint says what to do about a failure to start.
 func withHint(err error) error {
+	if _, has := errors.AsType[*hintError](err); has {
+		return err
+	}
 	switch {
 	case errors.Is(err, errStateDir):
 		return &hintError{err, "make it and give it to the daemon's user, or name another one with --state-dir (state_dir)"}

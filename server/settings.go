@@ -55,7 +55,7 @@ type limitsSettings struct {
 
 type auditSettings struct {
 	To       string   `toml:"to" enum:"file,journald,none" doc:"Where records go."`
-	File     string   `toml:"file" doc:"Path of the file; empty: audit.log in state_dir."`
+	File     string   `toml:"file" doc:"Path of the file, in a folder that is there and the daemon may write to (with systemd see access.md); empty: audit.log in state_dir."`
 	MaxSize  byteSize `toml:"max_size" min:"65536" doc:"Size from which on a file is set aside and a new one begun, at least 64K."`
 	MaxFiles int      `toml:"max_files" min:"1" max:"100" doc:"How many files are kept, the current one among them."`
 	MaxAge   span     `toml:"max_age" doc:"Age of its first record from which on a file is set aside; 0 is no bound."`

@@ -44,12 +44,16 @@ func openAll(cfg Config) ([]*os.File, error) {
 			}
 			f.Close()
 		}
-		for _, f := range files {
-			f.Close()
-		}
+		closeAll(files)
 		return nil, err
 	}
 	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 func seen(infos []os.FileInfo, fi os.FileInfo) bool {

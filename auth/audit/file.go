@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -38,17 +39,12 @@ type file struct {
 }
 
 func openFile(cfg Config) (*file, error) {
-	lock, err := lockFile(cfg.File + ".lock")
+	lock, err := lockFile(cfg.File + lockSuffix)
 	if err != nil {
 		return nil, err
 	}
 	s := &file{cfg: cfg, lock: lock}
 	if err := s.reopen(); err != nil {
-		s.unlock()
-		return nil, err
-	}
-	if err := s.own(); err != nil {
-		s.f.Close()
 		s.unlock()
 		return nil, err
 	}
@@ -58,11 +54,11 @@ func openFile(cfg Config) (*file, error) {
 // recordBegin is what each line begins with.
 const recordBegin = `{"time":`
 
-// own refuses a file that begins with something else than a record, as a mistaken path may name anybody's.
-// A beginning may be torn, or after a power failure be zeros.
-func (s *file) own() error {
+// own refuses a file that begins with something else than a record, as a mistaken path may name anybody's, and
+// anybody may put another in its place. A beginning may be torn, or after a power failure be zeros.
+func own(f *os.File) error {
 	head := make([]byte, 256)
-	n, err := s.f.ReadAt(head, 0)
+	n, err := f.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -70,7 +66,7 @@ func (s *file) own() error {
 	if strings.HasPrefix(line, recordBegin) || strings.HasPrefix(recordBegin, line) {
 		return nil
 	}
-	return fmt.Errorf("%s has something else than records, so that nothing is written into it; name another file, or move this one away", s.cfg.File)
+	return fmt.Errorf("%s has something else than records, so that nothing is written into it; name another file, or move this one away", f.Name())
 }
 
 // lockFile locks a file that it makes beside the record, as the record itself is set aside.
@@ -111,7 +107,11 @@ func (s *file) reopen() error {
 	if err != nil {
 		return err
 	}
-	first, torn, err := look(f)
+	err = own(f)
+	first, torn := time.Time{}, false
+	if err == nil {
+		first, torn, err = look(f)
+	}
 	if err != nil {
 		f.Close()
 		return err
@@ -229,7 +229,7 @@ func (s *file) follow() (size int64, err error) {
 			if mine.Size() == 0 { // it may have been emptied
 				s.first, s.torn = time.Time{}, false
 			}
-			return mine.Size(), nil
+			return mine.Size(), own(s.f) // or written anew
 		}
 	}
 	if err := s.reopen(); err != nil {
@@ -253,7 +253,7 @@ func (s *file) due(size int64, line int, now time.Time) bool {
 // rotate sets the file aside and begins a new one. Where it fails, the old one is written on; each step
 // leaves all records in files that are read.
 func (s *file) rotate() error {
-	next := s.cfg.File + ".new"
+	next := s.cfg.File + newSuffix
 	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -303,15 +303,50 @@ func (s *file) prune() {
 		return // they are only old
 	}
 	for _, e := range entries {
-		number, ok := strings.CutPrefix(e.Name(), filepath.Base(s.cfg.File)+".")
-		if n, err := strconv.Atoi(number); ok && err == nil && n >= s.cfg.MaxFiles && numbered(filepath.Base(s.cfg.File), n) == e.Name() {
+		rest, ok := strings.CutPrefix(e.Name(), filepath.Base(s.cfg.File))
+		if n := numberOf(rest); ok && n >= s.cfg.MaxFiles {
 			_ = os.Remove(numbered(s.cfg.File, n))
 		}
 	}
 }
 
+// What follows the record's name in those of the files beside it that aren't set aside.
+const (
+	lockSuffix = ".lock"
+	newSuffix  = ".new" // the one that is about to be begun
+)
+
+// Takes tells whether a file is one of a record's by its name: the record itself, its lock, one that is about to be
+// begun or one that was set aside.
+func Takes(record, name string) bool {
+	rest, ok := strings.CutPrefix(name, record)
+	return ok && (rest == "" || rest == lockSuffix || rest == newSuffix || numberOf(rest) > 0)
+}
+
 // numbered returns the path of a file that was set aside; 1 is the latest.
 func numbered(path string, n int) string { return path + "." + strconv.Itoa(n) }
+
+// numberOf returns the number of a file that was set aside by what follows the record's name; 0 where it is none.
+func numberOf(rest string) int {
+	n, err := strconv.Atoi(strings.TrimPrefix(rest, "."))
+	if err != nil || n < 1 || numbered("", n) != rest {
+		return 0
+	}
+	return n
+}
+
+// try is sink's. It takes the room of a line and gives it back; what a crash leaves of it, readers pass over.
+func (s *file) try() error {
+	size, err := s.follow()
+	if err != nil {
+		return err
+	}
+	n, err := s.f.Write(bytes.Repeat([]byte{'\n'}, maxLine))
+	if n > 0 {
+		err = errors.Join(err, s.f.Truncate(size))
+	}
+	return err
+}
 
 func (s *file) close() error {
 	err := s.f.Close()

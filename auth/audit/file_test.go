@@ -235,3 +235,49 @@ func TestOpenTakesTornFile(t *testing.T) {
 		}
 	}
 }
+
+// TestSomethingElseInItsPlace: what isn't a record is left alone, whenever it came there.
+func TestSomethingElseInItsPlace(t *testing.T) {
+	const other = "hello world\n"
+	for name, put := range map[string]func(path string) error{
+		"another file": func(path string) error {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			return os.WriteFile(path, []byte(other), 0o600)
+		},
+		"written anew": func(path string) error { return os.WriteFile(path, []byte(other), 0o600) },
+	} {
+		cfg := newConfig(t)
+		l := openLog(t, cfg)
+		write(t, l, begin("a", t0))
+		if err := put(cfg.File); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Reopen(); err == nil || !strings.Contains(err.Error(), "something else than records") {
+			t.Errorf("%s: opened anew: %v", name, err)
+		}
+		if err := l.Write(begin("b", t0)); err == nil || !strings.Contains(err.Error(), "something else than records") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, err := os.ReadFile(cfg.File); string(got) != other {
+			t.Errorf("%s: it has %q, %v", name, got, err)
+		}
+		if err := os.Rename(cfg.File, cfg.File+".other"); err != nil {
+			t.Fatal(err)
+		}
+		write(t, l, begin("c", t0))
+		wantFiles(t, cfg.File, "c")
+	}
+}
+
+func TestTakes(t *testing.T) {
+	for name, want := range map[string]bool{
+		"a": true, "a.lock": true, "a.new": true, "a.1": true, "a.100": true,
+		"a.0": false, "a.01": false, "a.-1": false, "a.+1": false, "a1": false, "a.": false, "a.1.gz": false, "a.htpasswd": false, "auth": false, "b": false,
+	} {
+		if got := Takes("a", name); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -65,6 +65,17 @@ func journalFields(r *Record) map[string]string {
 	return fields
 }
 
+// try is sink's. One that hung may have been sent since.
+func (j *journalSink) try() error {
+	switch {
+	case len(j.sending) > 0:
+		return errJournalHangs
+	case !journal.Enabled():
+		return ErrNoJournal
+	}
+	return nil
+}
+
 func (*journalSink) reopen() error { return nil }
 
 func (*journalSink) close() error { return nil }

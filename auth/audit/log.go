@@ -29,6 +29,8 @@ const (
 type sink interface {
 	// write writes a whole line, with its line break, or nothing of it.
 	write(line []byte, r *Record) error
+	// try tells whether a line could be written now, and leaves none.
+	try() error
 	// reopen opens anew what another process may have moved away.
 	reopen() error
 	close() error
@@ -54,7 +56,7 @@ type Log struct {
 
 // Status is how writing goes.
 type Status struct {
-	Err     error     // of the last write; nil where it went well
+	Err     error     // of the last write, or of trying whether one would go; nil where it went well
 	Since   time.Time // when the failures began of which Err is the last
 	Failed  uint64    // writes that failed since the log was opened
 	Rotate  error     // why the file couldn't be set aside when it was last tried; it is written on
@@ -208,12 +210,15 @@ func (l *Log) write(line []byte, r *Record) error {
 	return err
 }
 
-// note notes how writing went; l.mu is held.
+// note notes how writing went, and has it tried again where it failed; l.mu is held.
 func (l *Log) note(err error) {
 	if err != nil && l.status.Err == nil {
 		l.status.Since = l.now()
 	}
 	l.status.Err = err
+	if err != nil {
+		l.settleLater()
+	}
 	if l.file == nil {
 		return
 	}
@@ -265,8 +270,10 @@ func (l *Log) Close() error {
 		return nil
 	}
 	if len(l.owed.ends) > 0 {
-		l.owed.timer.Stop()
 		l.note(l.settle()) // the daemon's log has those for which there is still no room
+	}
+	if l.owed.timer != nil {
+		l.owed.timer.Stop()
 	}
 	l.closed = true
 	return l.sink.close()

@@ -19,7 +19,7 @@ var ErrOwed = errors.New("it is written as soon as it can be")
 // owed are ends that could not be written, the earliest first.
 type owed struct {
 	ends  []owedEnd
-	timer *time.Timer // runs while there are any; nil where there never were
+	timer *time.Timer // runs while writing fails; nil where it never did
 }
 
 type owedEnd struct {
@@ -33,7 +33,6 @@ func (l *Log) owe(line []byte, r *Record) bool {
 		return false
 	}
 	l.owed.ends = append(l.owed.ends, owedEnd{line, *r})
-	l.settleLater()
 	return true
 }
 
@@ -52,7 +51,7 @@ func (l *Log) settle() error {
 	return nil
 }
 
-// settleLater has what is owed written in a while; l.mu is held.
+// settleLater has writing tried again in a while; l.mu is held.
 func (l *Log) settleLater() {
 	if l.owed.timer == nil {
 		l.owed.timer = time.AfterFunc(l.settleEvery, l.settleNow)
@@ -61,16 +60,17 @@ func (l *Log) settleLater() {
 	}
 }
 
-// settleNow writes what is owed, or tries again later.
+// settleNow writes what is owed, or tries again later. Where nothing is, it finds out whether something could be
+// written: nobody may have a change to make until then, and what says that none can be made has to end.
 func (l *Log) settleNow() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || len(l.owed.ends) == 0 {
+	if l.closed || l.status.Err == nil {
 		return
 	}
-	err := l.settle()
-	l.note(err)
-	if err != nil {
-		l.settleLater()
+	try := l.settle
+	if len(l.owed.ends) == 0 {
+		try = l.sink.try
 	}
+	l.note(try())
 }

@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 )
@@ -20,6 +21,13 @@ func (s *fullSink) write(line []byte, r *Record) error {
 		return errFull
 	}
 	return s.sink.write(line, r)
+}
+
+func (s *fullSink) try() error {
+	if s.full {
+		return errFull
+	}
+	return s.sink.try()
 }
 
 // openFull returns a log whose disk can be made full.
@@ -115,5 +123,38 @@ func TestOwedEndsAreBounded(t *testing.T) {
 	write(t, l, begin("a", t0))
 	if got := lines(t, l.cfg.File); len(got) != maxOwed+1 || got[0].ID != "0" || got[maxOwed].ID != "a" {
 		t.Errorf("%d lines", len(got))
+	}
+}
+
+// TestFailureEnds: that nothing can be written is said no longer than it is so, also where nobody tries.
+func TestFailureEnds(t *testing.T) {
+	l, s := openFull(t)
+	l.settleEvery = time.Millisecond
+	write(t, l, begin("a", t0))
+	l.mu.Lock()
+	s.full = true
+	l.mu.Unlock()
+	if err := l.Write(begin("b", t0)); !errors.Is(err, errFull) || errors.Is(err, ErrOwed) {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Millisecond) // it is tried in vain
+	first := l.Status()
+	if first.Err == nil {
+		t.Error("it goes well on a full disk")
+	}
+	l.mu.Lock()
+	s.full = false
+	l.mu.Unlock()
+	for began := time.Now(); l.Status().Err != nil; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("it is still said")
+		}
+	}
+	if st := l.Status(); st.Failed != 1 || st.Written != 1 {
+		t.Errorf("status %+v", st)
+	}
+	wantFiles(t, l.cfg.File, "a")
+	if fi, err := os.Stat(l.cfg.File); err != nil || fi.Size() > maxLine {
+		t.Errorf("trying left something: %v, %v", fi.Size(), err)
 	}
 }

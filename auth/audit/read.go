@@ -74,11 +74,7 @@ func (l *Log) Read(ctx context.Context, q Query) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("audit: %w", err)
 	}
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
+	defer closeAll(files)
 	r := newReading(q)
 	for _, f := range files {
 		err := backwards(ctx, f, r.line)
@@ -90,6 +86,16 @@ func (l *Log) Read(ctx context.Context, q Query) (Result, error) {
 		}
 	}
 	return r.result(), nil
+}
+
+// Readable tells whether Read could open the files, which it needs as they are now; what writes has its own open.
+func (l *Log) Readable() error {
+	if l.Path() == "" {
+		return nil
+	}
+	files, err := openAll(l.cfg)
+	closeAll(files)
+	return err
 }
 
 // errEnough ends a reading that has all that is wanted.
