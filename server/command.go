@@ -85,6 +85,9 @@ func Command(ctx context.Context, args []string, version string, stdout, stderr 
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	// Whoever reads the log may end; Go's default is to end with it. A handler isn't inherited by other programs, as
+	// what is ignored would be.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	g, err := parse(args, stdout, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "ctd: serve: %v\nhint: ctd serve --help shows what it takes\n", err)
@@ -200,10 +203,11 @@ func (l *loaded) configure() []error {
 func newLogger(cfg *Config, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	level.Set(cfg.level())
 	opts := &slog.HandlerOptions{Level: level}
+	form := func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, opts) }
 	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		form = func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, opts) }
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(form(newLogWriter(w, form)))
 }
 
 // hintError is an error with what to do about it.
