@@ -140,6 +140,9 @@ func (v *pyctdView) stream(ctx context.Context, e encoder) error {
 		return err
 	}
 	defer s.done()
+	if !s.principal.Valid() { // the call before may have taken long
+		return errNoSession()
+	}
 	first := s.next + 1
 	s.view++
 	err = v.rows(ctx, e, s)

@@ -19,9 +19,9 @@ const (
 	maxSessions = 4096
 	// maxSessionsPerName bounds those of one name, so that nobody takes all.
 	maxSessionsPerName = 1024
-	// maxHandles bounds the ids that all sessions hold together, which is some 42 MB. Those of one name hold
-	// half of them at most: more than the table's usual size.
-	maxHandles = 600_000
+	// maxHandles bounds the ids that all sessions hold together, which is some 70 MB. Those of one name hold
+	// half of them at most: twice the table's usual size.
+	maxHandles = 1_000_000
 )
 
 // pyctd are the sessions of its clients.
@@ -128,14 +128,12 @@ func (s *Service) SessionOf(head []byte) Principal {
 	if sid == nil || s.pyctd == nil {
 		return nil
 	}
-	p := s.pyctd
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.expire()
-	if session := p.sessions[string(sid)]; session != nil && session.principal.Valid() {
-		return session.principal
+	session := s.pyctd.begin(string(sid))
+	if session == nil || !s.pyctd.valid(session) {
+		return nil
 	}
-	return nil
+	s.pyctd.leave(session)
+	return session.principal
 }
 
 // sidForm is what rand.Text makes.
@@ -166,31 +164,51 @@ func (p *pyctd) session(ctx context.Context, args []any, role wire.Role) (contex
 		return ctx, nil, errNoSession()
 	}
 	sid, _ := args[0].(string)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.expire()
-	s := p.sessions[sid]
+	s := p.begin(sid)
 	if s == nil {
 		return ctx, nil, errNoSession()
 	}
-	if !s.principal.Valid() {
-		if s.active == 0 {
-			p.end(s)
-		}
+	if !p.valid(s) {
 		return ctx, nil, errNoSession()
 	}
-	s.used = p.now()
 	CallLogFrom(ctx).principal(s.principal)
 	ctx = WithPrincipal(ctx, s.principal)
 	changeFrom(ctx).by(s.principal)
 	if !s.principal.May(role) {
+		p.leave(s)
 		return ctx, nil, &wire.Error{
 			Code: wire.PermissionDenied, Message: "this needs the role " + role,
 			Hint: s.principal.Name() + " has the role " + s.principal.Role(),
 		}
 	}
-	s.active++
 	return ctx, s, nil
+}
+
+// begin begins a call of the session with an id; nil where there is none.
+func (p *pyctd) begin(sid string) *pyctdSession {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.expire()
+	s := p.sessions[sid]
+	if s != nil {
+		s.active++
+		s.used = p.now()
+	}
+	return s
+}
+
+// valid tells whether the owner of a session whose call was begun is let in still. If not, the call ends, and so does
+// the session. It may look at files, and so p.mu isn't held meanwhile.
+func (p *pyctd) valid(s *pyctdSession) bool {
+	if s.principal.Valid() {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.active--; s.active == 0 && p.sessions[s.sid] == s {
+		p.end(s)
+	}
+	return false
 }
 
 // enter is session for the beginning of a call, which it takes from the caller's budget.
@@ -246,35 +264,36 @@ func (p *pyctd) id(s *pyctdSession, f *conntrack.Flow) (id uint32, twice bool, e
 	return s.next, false, nil
 }
 
-// reserve counts an id that a session will hold.
+// reserve counts an id that a session will hold. Where its name has as many as it may, sessions of it give way that
+// nothing is called in, as of a page that logs in each time it is loaded.
 func (p *pyctd) reserve(s *pyctdSession) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	whose := p.full(s)
-	if whose != "" {
+	name := s.principal.Name()
+	for p.byName[name] >= p.maxHandles/2 || p.handles >= p.maxHandles {
 		p.expire()
-		whose = p.full(s)
-	}
-	if whose != "" {
-		return &wire.Error{
-			Code: wire.LimitExceeded, Message: "too many flows for the ids of all sessions " + whose,
-			Hint: "end sessions that aren't used, which takes " + sessionIdle.String() + " without a call, or call conntrack.list with a filter, which needs no ids",
+		idle := p.idleOf(name)
+		if idle == nil {
+			return &wire.Error{
+				Code: wire.LimitExceeded, Message: "too many flows for the ids of all sessions",
+				Hint: "call conntrack.list with a filter, which needs no ids",
+			}
 		}
+		p.end(idle)
 	}
 	p.hold(s, 1)
 	return nil
 }
 
-// full says whose sessions hold as many ids as they may together, if that keeps a session from having one more.
-func (p *pyctd) full(s *pyctdSession) (whose string) {
-	name := s.principal.Name()
-	switch {
-	case p.byName[name] >= p.maxHandles/2:
-		return "of " + name
-	case p.handles >= p.maxHandles:
-		return "together"
+// idleOf returns the session of a name with ids that is unused for the longest time; nil where there is none.
+// p.mu is held.
+func (p *pyctd) idleOf(name string) (idle *pyctdSession) {
+	for _, s := range p.sessions {
+		if s.active == 0 && s.held > 0 && s.principal.Name() == name && (idle == nil || s.used.Before(idle.used)) {
+			idle = s
+		}
 	}
-	return ""
+	return idle
 }
 
 // forget drops the ids of a session that ended tells.

@@ -9,10 +9,12 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"ctd/conntrack"
+	"ctd/conntrack/conntracktest"
 	"ctd/rpc/wire"
 )
 
@@ -98,8 +100,8 @@ func TestPyctdSweep(t *testing.T) {
 	fire()
 }
 
-// TestPyctdMaxHandles: the ids of all sessions of a name are bounded; what a view that broke off
-// took is given back.
+// TestPyctdMaxHandles: the ids of all sessions of a name are bounded: those of sessions that rest give way, the one that
+// rests for the longest time first; what a view that broke off took is given back.
 func TestPyctdMaxHandles(t *testing.T) {
 	p := newPyctd(PyctdConfig{})
 	if p.service.maxHandles = 10; newPyctdSessions(&Service{}).maxHandles != maxHandles {
@@ -115,31 +117,91 @@ func TestPyctdMaxHandles(t *testing.T) {
 		}
 	}
 	add(0, 2)
-	one, two := p.login(t), p.login(t)
-	p.view(t, one)
-	p.view(t, two)
-	add(2, 1)
-	p.view(t, one) // five ids
-	p.fault(t, wire.LimitExceeded, "view", two)
-	p.do(t, "change", two, "mark", "1", "5") // the ids before are good still
-	p.table.Kill(t.Context(), []conntrack.Key{{Orig: tcpFlow(0).Orig}})
-	p.view(t, one) // four
-	p.view(t, two) // four: one ended, one came
-	if rows := p.view(t, two); len(rows) != 2 || rows["2"] == nil {
-		t.Errorf("rows %v", rows)
-	}
-	add(3, 1)
-	p.view(t, one)
-	p.fault(t, wire.LimitExceeded, "view", two)
-	p.table.Kill(t.Context(), []conntrack.Key{{Orig: tcpFlow(2).Orig}})
-	p.view(t, one) // two
-	p.now = p.now.Add(sessionIdle)
-	three := p.login(t)
-	p.view(t, one)
-	p.fault(t, wire.LimitExceeded, "view", three)
-	p.now = p.now.Add(1) // the second session ends
-	p.view(t, three)
+	first, second := p.login(t), p.login(t)
+	p.view(t, first)
+	p.now = p.now.Add(1)
+	p.view(t, second)
+	p.now = p.now.Add(1)
+	p.view(t, first)
+	third := p.login(t)
+	p.view(t, third) // two of each are six, and five is the most
+	p.fault(t, wire.Unauthenticated, "view", second)
+	p.do(t, "change", first, "mark", "1", "5")
+	add(2, 3)
+	p.view(t, third) // five
+	p.fault(t, wire.Unauthenticated, "view", first)
+	add(5, 1)
+	p.fault(t, wire.LimitExceeded, "view", third)
+	p.do(t, "change", third, "mark", "5", "5") // the ids before are good still
+	p.table.Kill(t.Context(), []conntrack.Key{{Orig: tcpFlow(5).Orig}})
+	p.view(t, third)
+	p.now = p.now.Add(sessionIdle + 1)
+	fourth := p.login(t)
+	p.view(t, fourth)
+	// While a view is sent, its session doesn't give way.
+	fifth := p.login(t)
+	p.service.Table = hookTable{p.table, func() {
+		p.service.Table = p.table
+		p.fault(t, wire.LimitExceeded, "view", fifth)
+	}}
+	p.view(t, fourth)
 }
+
+// TestPyctdRevoked: a view that has waited for another one of its session shows nothing to somebody who isn't let in
+// any more, and the session ends.
+func TestPyctdRevoked(t *testing.T) {
+	p := newPyctd(PyctdConfig{}, tcpFlows(2)...)
+	var revoked atomic.Bool
+	p.service.Login = func(context.Context, string, string) (Principal, error) {
+		return revocable{caller{wire.RoleViewer}, &revoked}, nil
+	}
+	sid := p.login(t)
+	entered, release := make(chan struct{}), make(chan struct{})
+	dumps := 0
+	p.service.Table = hookTable{p.table, func() {
+		if dumps++; dumps == 1 {
+			close(entered)
+			<-release
+		}
+	}}
+	first := make(chan struct{})
+	go func() {
+		defer close(first)
+		p.do(t, "view", sid)
+	}()
+	<-entered
+	second := make(chan struct{})
+	go func() {
+		defer close(second)
+		p.fault(t, wire.Unauthenticated, "view", sid)
+	}()
+	conntracktest.Eventually(t, "the second view waits", func() bool {
+		sessions := p.service.pyctd
+		sessions.mu.Lock()
+		defer sessions.mu.Unlock()
+		return sessions.sessions[sid].active == 2
+	})
+	revoked.Store(true)
+	close(release)
+	<-first
+	<-second
+	if dumps != 1 {
+		t.Errorf("the table was dumped %d times", dumps)
+	}
+	if head := []byte(methodCall("view", sid)); p.service.SessionOf(head) != nil {
+		t.Error("the session is its owner's still")
+	}
+	if n := len(p.service.pyctd.sessions); n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+}
+
+type revocable struct {
+	caller
+	revoked *atomic.Bool
+}
+
+func (r revocable) Valid() bool { return !r.revoked.Load() }
 
 type namedCaller struct {
 	caller
