@@ -76,7 +76,7 @@ func (g *guarded) CanCreate(ctx context.Context, f conntrack.Flow) (conntrack.Fl
 // Import is Table's.
 func (g *guarded) Import(ctx context.Context, flows []conntrack.Flow, on conntrack.OnConflict) []conntrack.Imported {
 	if err := g.begun(); err != nil {
-		return allFailed(len(flows), err)
+		return notImported(len(flows), err)
 	}
 	return g.importBy(ctx, g.Table.Import, flows, on)
 }

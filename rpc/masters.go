@@ -11,26 +11,36 @@ import (
 // A flow or an expectation tells of another flow: its master. One that is outside of the caller's networks isn't
 // there: it isn't told, and nothing is related to it.
 
+// maxSeen bounds of how many masters a list remembers whether the caller sees them.
+const maxSeen = 4096
+
 // sees tells whether the flow of which a key has the original direction is the caller's. It is looked up only
-// where that direction doesn't tell.
-func (g *guarded) sees(ctx context.Context, k conntrack.Key) bool {
+// where that direction doesn't tell, and once where seen, which may be nil, has it.
+func (g *guarded) sees(ctx context.Context, k conntrack.Key, seen map[conntrack.Key]bool) bool {
 	if g.has(&conntrack.Flow{Orig: k.Orig}) {
 		return true
 	}
+	if known, ok := seen[k]; ok {
+		return known
+	}
 	f, err := g.Table.Get(ctx, k)
-	return err == nil && g.has(&f)
+	is := err == nil && g.has(&f)
+	if seen != nil && len(seen) < maxSeen {
+		seen[k] = is
+	}
+	return is
 }
 
-// hideMaster takes away a master that the caller doesn't see.
-func (g *guarded) hideMaster(ctx context.Context, f *conntrack.Flow) {
-	if g.isBound() && !f.Master.IsZero() && !g.sees(ctx, f.MasterKey()) {
+// hideMaster takes away a master that the caller doesn't see. seen is of one list, or nil.
+func (g *guarded) hideMaster(ctx context.Context, f *conntrack.Flow, seen map[conntrack.Key]bool) {
+	if g.isBound() && !f.Master.IsZero() && !g.sees(ctx, f.MasterKey(), seen) {
 		f.Master = conntrack.Tuple{}
 	}
 }
 
 // hideMasterOf is hideMaster of an expectation.
 func (g *guarded) hideMasterOf(ctx context.Context, x *conntrack.Expect) {
-	if g.isBound() && !x.Master.IsZero() && !g.sees(ctx, conntrack.Key{Orig: x.Master, Zone: x.Zone}) {
+	if g.isBound() && !x.Master.IsZero() && !g.sees(ctx, conntrack.Key{Orig: x.Master, Zone: x.Zone}, nil) {
 		x.Master = conntrack.Tuple{}
 	}
 }
@@ -57,7 +67,7 @@ func (g *guarded) importBy(ctx context.Context, do importer, flows []conntrack.F
 	}
 	flows, orphans, err := g.orphaned(ctx, flows)
 	if err != nil {
-		return allFailed(len(flows), err)
+		return notImported(len(flows), err)
 	}
 	results := do(ctx, flows, on)
 	for _, i := range orphans {
@@ -67,12 +77,13 @@ func (g *guarded) importBy(ctx context.Context, do importer, flows []conntrack.F
 	return results
 }
 
-func allFailed(n int, err error) []conntrack.Imported {
-	failed := make([]conntrack.Imported, n)
-	for i := range failed {
-		failed[i].Err = err
+// notImported are the results of an import of which an error keeps all n flows.
+func notImported(n int, err error) []conntrack.Imported {
+	results := make([]conntrack.Imported, n)
+	for i := range results {
+		results[i].Err = err
 	}
-	return failed
+	return results
 }
 
 // orphaned returns flows without the masters that aren't there for the caller, and which of them lost one. A

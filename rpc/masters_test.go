@@ -231,3 +231,25 @@ func TestMasterOfExpectation(t *testing.T) {
 		t.Errorf("kill: %s, %v", text, err)
 	}
 }
+
+// TestMasterLookedUpOnce: the flows of one master, as of a client of many streams, cost one look at it in a list.
+func TestMasterLookedUpOnce(t *testing.T) {
+	const children = 50
+	master := tcpFlow(0)
+	master.Orig.Src = netip.MustParseAddr("192.168.9.5")
+	master.Reply = master.Orig.Inverse()
+	flows := []conntrack.Flow{master}
+	for i := range children {
+		f := tcpFlow(1 + i)
+		f.Orig.Src = netip.AddrFrom4([4]byte{10, 3, 0, byte(i)})
+		f.Reply, f.Master = f.Orig.Inverse(), master.Orig
+		flows = append(flows, f)
+	}
+	a := newAPI(flows...)
+	looks := 0
+	a.service.Table = hookTable{a.table, func() { looks++ }}
+	text, err := a.as(t, boundTo(wire.RoleViewer, mastersNetwork), "conntrack.list", `{}`)
+	if err != nil || strings.Count(text, `"master":null`) != children || looks != 2 { // the list, and the master
+		t.Errorf("%d looks: %.300s, %v", looks, text, err)
+	}
+}

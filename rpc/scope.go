@@ -142,13 +142,14 @@ func (g *guarded) own(ctx context.Context, flows iter.Seq2[conntrack.Flow, error
 	}
 	return func(yield func(conntrack.Flow, error) bool) {
 		var f conntrack.Flow // one for all: its address is taken, so that each would go to the heap
+		seen := make(map[conntrack.Key]bool)
 		for next, err := range flows {
 			f = next
 			if err == nil {
 				if !g.has(&f) {
 					continue
 				}
-				g.hideMaster(ctx, &f)
+				g.hideMaster(ctx, &f, seen)
 			}
 			if !yield(f, err) {
 				return
@@ -185,7 +186,7 @@ func (g *guarded) Get(ctx context.Context, k conntrack.Key) (conntrack.Flow, err
 	if err == nil && !g.has(&f) {
 		return conntrack.Flow{}, errNoFlow()
 	}
-	g.hideMaster(ctx, &f)
+	g.hideMaster(ctx, &f, nil)
 	return f, err
 }
 
@@ -199,7 +200,7 @@ func (g *guarded) GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrac
 		if errs[i] == nil && !g.has(&flows[i]) {
 			flows[i], errs[i] = conntrack.Flow{}, errNoFlow()
 		}
-		g.hideMaster(ctx, &flows[i])
+		g.hideMaster(ctx, &flows[i], nil)
 	}
 	return flows, errs
 }
