@@ -183,7 +183,7 @@ func readBody(r *http.Request) (body []byte, done func(), failed *wire.Error) {
 		case errors.Is(err, io.EOF):
 			return body, func() { c.give(cap(body)) }, nil
 		case errors.As(err, &tooLong):
-			return nil, nil, errBodyTooLong(tooLong.Limit)
+			return nil, nil, errBodyTooLong(r.Context(), tooLong.Limit)
 		case err != nil:
 			return nil, nil, parseError("the body was cut short")
 		}
@@ -198,13 +198,13 @@ func readBody(r *http.Request) (body []byte, done func(), failed *wire.Error) {
 	}
 }
 
-func errBodyTooLong(limit int64) *wire.Error {
+func errBodyTooLong(ctx context.Context, limit int64) *wire.Error {
 	err := &wire.Error{
 		Code:    wire.LimitExceeded,
 		Message: "the body is longer than " + strconv.FormatInt(limit, 10) + " bytes",
 		Hint:    "split it into several requests",
 	}
-	if limit == MaxStrangerBody {
+	if !isKnown(ctx) {
 		err.Hint = "it may be longer with a token or a password in the Authorization header, or in a session"
 	}
 	return err

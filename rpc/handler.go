@@ -111,7 +111,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		limit, taken = min(limit, MaxStrangerBody), &claim{memory: h.strangers, most: strangerMost}
 	}
 	if r.ContentLength > limit {
-		fail(w, r, http.StatusRequestEntityTooLarge, errBodyTooLong(limit))
+		fail(w, r, http.StatusRequestEntityTooLarge, errBodyTooLong(r.Context(), limit))
 		return
 	}
 	defer taken.end()

@@ -187,9 +187,9 @@ func nearestSetting(key []string, all []setting) string {
 // ownPlace says where a setting stands that is in no table.
 func ownPlace(name string, all []setting) string {
 	switch at := slices.IndexFunc(all, func(s setting) bool { return s.key() == name }); {
-	case all[at].table:
+	case at >= 0 && all[at].table:
 		return fmt.Sprintf("%s is a table of its own: [%[1]s]", name)
-	case all[at].list:
+	case at >= 0 && all[at].list:
 		return fmt.Sprintf("%s is a list of tables of its own: [[%[1]s]]", name)
 	}
 	return name + " stands at the beginning of the file, before the first table"

@@ -159,20 +159,33 @@ func (s *Server) strange(w http.ResponseWriter, r *http.Request) (*http.Request,
 	// net/http lifts it once the body is read. Connections that have no deadlines, as in tests, are left alone.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(s.timing.strangerRead))
-	// What keeps it from being read to its end is met again by who reads on.
-	head, _ := io.ReadAll(io.LimitReader(r.Body, rpc.MaxStrangerBody+1))
+	body := &endingReader{Reader: r.Body}
+	head, _ := io.ReadAll(io.LimitReader(body, rpc.MaxStrangerBody+1))
 	principal := s.sessionOf(head)
 	if principal != nil {
 		r = r.WithContext(rpc.WithSession(r.Context(), principal))
-		if len(head) > rpc.MaxStrangerBody {
+		if !body.ended { // now it has the time of a known caller's
 			_ = control.SetReadDeadline(time.Now().Add(s.timing.read))
 		}
 	}
+	// What kept it from being read to its end is met again by who reads on.
 	r.Body = struct {
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(head), r.Body), r.Body}
 	return r, principal
+}
+
+// endingReader notes that there is nothing more to read.
+type endingReader struct {
+	io.Reader
+	ended bool
+}
+
+func (r *endingReader) Read(b []byte) (n int, err error) {
+	n, err = r.Reader.Read(b)
+	r.ended = r.ended || err != nil
+	return n, err
 }
 
 // busy answers that there is no room now.

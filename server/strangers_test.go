@@ -69,6 +69,76 @@ func (f *fixture) fill(t testing.TB) (free func()) {
 	}
 }
 
+// TestStrangersAtATime: strangers have few places, and those of one address fewer.
+func TestStrangersAtATime(t *testing.T) {
+	strangers := newPlaces(Limits{}).strangers
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range strangerRequestsPerAddress + 1 {
+		if _, err := strangers.take(now, "192.0.2.1/32"); (err == nil) != (i < strangerRequestsPerAddress) {
+			t.Errorf("place %d of an address: %v", i+1, err)
+		}
+	}
+	for i := range strangerRequests - strangerRequestsPerAddress + 1 {
+		if _, err := strangers.take(now, fmt.Sprint(i)); (err == nil) != (i < strangerRequests-strangerRequestsPerAddress) {
+			t.Errorf("place %d of others: %v", i+1, err)
+		}
+	}
+}
+
+// TestWithout: who waits for something else has no place, and takes it again.
+func TestWithout(t *testing.T) {
+	room := newRoom(1, 1)
+	leave, err := room.takeSoon(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &placedWriter{leave: leave, work: room, whose: "a"}
+	if err := w.without(t.Context(), func() {
+		if !room.empty() {
+			t.Error("it has its place")
+		}
+	}); err != nil || room.held("a") != 1 {
+		t.Errorf("it has %d places: %v", room.held("a"), err)
+	}
+	var others func()
+	if err := w.without(t.Context(), func() { others, err = room.takeSoon(t.Context(), "b") }); err == nil {
+		t.Error("it has the place of another")
+	}
+	w.end() // nothing that isn't its own
+	if room.held("b") != 1 {
+		t.Error("the other's place is given back")
+	}
+	others()
+	if !room.empty() {
+		t.Error("a place is left")
+	}
+}
+
+// TestSessionTime: what a session's owner sends may take as long as other known callers' bodies.
+func TestSessionTime(t *testing.T) {
+	f := newFixture(t, Config{}, tcpFlows(3)...)
+	f.timing.strangerRead, f.timing.read = conntracktest.Slow(time.Second), time.Minute
+	r := f.start(t)
+	_, answer := do(t, tcpClient(t), xmlCall(t, r.tcp, "login", "", secret))
+	head := "<methodCall><methodName>kill</methodName><params><param><value>" + sidIn(t, answer) + "</value></param><param><value><array><data>"
+	tail := "<value><int>1</int></value></data></array></value></param></params></methodCall>"
+	fill := strings.Repeat(" ", rpc.MaxStrangerBody)
+	c, err := net.Dial("tcp", strings.TrimPrefix(r.tcp, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n%s%s", len(head)+len(fill)+len(tail), head, fill)
+	time.Sleep(f.timing.strangerRead + 500*time.Millisecond)
+	if _, err := io.WriteString(c, tail); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(text), "HTTP/1.1 200") || strings.Contains(string(text), "<fault>") {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
 // TestSlowStrangers: strangers whose requests don't end keep nobody out, whether from their address or from another.
 func TestSlowStrangers(t *testing.T) {
 	f := newFixture(t, Config{}, tcpFlows(10)...)
