@@ -6,8 +6,6 @@ import (
 	"math"
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // maxBudgets bounds of how many names it is kept what they did. Names come from issuers and proxies too.
@@ -28,7 +26,7 @@ func (b *Budget) takeCall() (wait time.Duration) {
 	b.of.mu.Lock()
 	defer b.of.mu.Unlock()
 	most := cmp.Or(b.calls, b.of.defaults.Calls)
-	_, _, wait = b.of.tallies(b.name, most > 0).calls.take(b.of.now(), most, 1)
+	_, _, wait = b.of.tallies(b.name, most > 0).calls.take(b.of.since(), most, 1)
 	return wait
 }
 
@@ -39,23 +37,24 @@ func (b *Budget) takeKills(n int) (ok bool, room int, wait time.Duration) {
 	b.of.mu.Lock()
 	defer b.of.mu.Unlock()
 	most := cmp.Or(b.kills, b.of.defaults.Kills)
-	return b.of.tallies(b.name, most > 0).kills.take(b.of.now(), most, n)
+	return b.of.tallies(b.name, most > 0).kills.take(b.of.since(), most, n)
 }
 
-// giveBackKills gives back n that were taken and not used. What is more than a minute's is lost.
+// giveBackKills gives back n that were taken and not used. What is more than was done in the last minute is lost.
 func (b *Budget) giveBackKills(n int) {
 	if b == nil || n <= 0 {
 		return
 	}
 	b.of.mu.Lock()
 	defer b.of.mu.Unlock()
-	b.of.tallies(b.name, false).kills.giveBack(b.of.now(), cmp.Or(b.kills, b.of.defaults.Kills), n)
+	b.of.tallies(b.name, false).kills.giveBack(b.of.since(), n)
 }
 
 // budgets are what the names did in the last minute. They outlive a reload, so that none begins anew by
 // it. Of more than maxBudgets those go that did something the longest ago.
 type budgets struct {
-	now func() time.Time
+	now   func() time.Time
+	began time.Time // what times are counted from: a clock that is set changes nothing
 
 	mu       sync.Mutex
 	defaults Defaults // those of the authenticator in force
@@ -70,8 +69,10 @@ type tallies struct {
 }
 
 func newBudgets(now func() time.Time) *budgets {
-	return &budgets{now: now, byName: map[string]*list.Element{}}
+	return &budgets{now: now, began: now(), byName: map[string]*list.Element{}}
 }
+
+func (b *budgets) since() time.Duration { return b.now().Sub(b.began) }
 
 func (b *budgets) setDefaults(d Defaults) {
 	b.mu.Lock()
@@ -92,70 +93,60 @@ func (b *budgets) tallies(name string, bounded bool) *tallies {
 	if b.recent.Len() >= maxBudgets {
 		delete(b.byName, b.recent.Remove(b.recent.Back()).(*tallies).name)
 	}
-	t := &tallies{name: name, calls: tally{}, kills: tally{}}
+	t := &tallies{name: name}
 	b.byName[name] = b.recent.PushFront(t)
 	return t
 }
 
-// tally is what a name did of one kind, held against each number a minute that bounds it: a token may
-// have another than the user of the same name.
-type tally map[int]*limiter
+// tallied is over how many seconds a tally counts.
+const tallied = 60
 
-type limiter struct {
-	*rate.Limiter
-	asked time.Time // when its number was last asked for room
+// tally is how much a name did of one kind in each of the last seconds. A bound holds for any minute, to the
+// second, and all numbers are held against the same: a token may have another than the user of its name.
+type tally struct {
+	last int64 // the latest second
+	by   [tallied]int32
 }
 
-// take takes n if the number most has room for them, 0 being no bound. They count for all numbers.
-func (t tally) take(now time.Time, most, n int) (ok bool, room int, wait time.Duration) {
-	if most > 0 {
-		l := t.limiter(now, most)
-		if !l.AllowN(now, n) {
-			room = max(0, int(l.TokensAt(now)))
-			if n <= most {
-				wait = untilRoom(l.Limiter, now, n)
-			}
-			return false, room, wait
-		}
+// done returns how much was done in the last minute; now is since the budgets began.
+func (t *tally) done(now time.Duration) (n int) {
+	second := max(t.last, int64(now/time.Second)) // a clock that goes back takes nothing away
+	for i := max(t.last, second-tallied) + 1; i <= second; i++ {
+		t.by[i%tallied] = 0
 	}
-	for other, l := range t {
-		if other != most {
-			l.AllowN(now, min(n, max(0, int(l.TokensAt(now)))))
-		}
+	t.last = second
+	for _, d := range t.by {
+		n += int(d)
 	}
-	return true, 0, 0
+	return n
 }
 
-// giveBack gives n back to the number that they were taken by. Of the others it isn't known how many they had
-// room for.
-func (t tally) giveBack(now time.Time, most, n int) {
-	if l, ok := t[most]; ok {
-		l.AllowN(now, -n)
+// take takes n if the number most has room for them, 0 being no bound. Else it returns how long until there is,
+// which is 0 where n are more than a minute's.
+func (t *tally) take(now time.Duration, most, n int) (ok bool, room int, wait time.Duration) {
+	done := t.done(now)
+	n, room = max(0, n), max(0, most-done)
+	if most == 0 || n <= room {
+		t.by[t.last%tallied] += int32(min(n, math.MaxInt32-done)) // the sum fits an int32 too
+		return true, 0, 0
 	}
+	if n > most {
+		return false, room, 0
+	}
+	second := t.last
+	for left := done; left > most-n; { // the oldest goes first
+		second++
+		left -= int(t.by[second%tallied])
+	}
+	return false, room, time.Duration(second)*time.Second - now
 }
 
-// limiter returns that of a number. A new one begins with what was done already, and takes the place of
-// those that nobody has asked for a minute, as after a reload.
-func (t tally) limiter(now time.Time, most int) *limiter {
-	l, ok := t[most]
-	if !ok {
-		done := 0.0
-		for other, l := range t {
-			done = max(done, float64(other)-l.TokensAt(now))
-			if now.Sub(l.asked) > time.Minute {
-				delete(t, other)
-			}
-		}
-		l = &limiter{Limiter: rate.NewLimiter(rate.Limit(float64(most)/time.Minute.Seconds()), most)}
-		l.AllowN(now, min(most, int(math.Round(done))))
-		t[most] = l
+// giveBack gives n back, of the latest first: mostly it was taken just now.
+func (t *tally) giveBack(now time.Duration, n int) {
+	t.done(now)
+	for second := t.last + tallied; second > t.last && n > 0; second-- {
+		d := &t.by[second%tallied]
+		back := min(n, int(*d))
+		*d, n = *d-int32(back), n-back
 	}
-	l.asked = now
-	return l
-}
-
-// untilRoom returns how long until there is room for n, at least a moment.
-func untilRoom(l *rate.Limiter, now time.Time, n int) time.Duration {
-	short := float64(n) - l.TokensAt(now)
-	return max(time.Millisecond, time.Duration(short/float64(l.Limit())*float64(time.Second)))
 }

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 )
@@ -90,15 +91,73 @@ func TestBudgetOfAName(t *testing.T) {
 	}
 }
 
-// TestNumbersAreForgotten: those of former configurations aren't kept.
-func TestNumbersAreForgotten(t *testing.T) {
-	kept, now := tally{}, time.Now()
-	for most := range 100 {
-		kept.take(now, most+1, 1)
-		now = now.Add(time.Hour)
+// TestGivenBack: what is given back has room again by each number of the name.
+func TestGivenBack(t *testing.T) {
+	b := newBudgets(newClock().now)
+	user := NewPrincipal(parsedGrant{kills: 50}.identity("bob", ViaPassword, "", b))
+	token := NewPrincipal(parsedGrant{kills: 10}.identity("bob", ViaToken, "", b))
+	take := func(p *Principal, n int) {
+		t.Helper()
+		if ok, room, _ := p.TakeKills(n); !ok {
+			t.Fatalf("%d: there is room for %d", n, room)
+		}
 	}
-	if len(kept) != 1 {
-		t.Errorf("%d numbers are kept", len(kept))
+	take(token, 1)
+	token.GiveBackKills(1)
+	take(user, 10)
+	user.GiveBackKills(10)
+	take(token, 10)
+	token.GiveBackKills(-3)
+	token.GiveBackKills(0)
+	take(user, 40)
+	if ok, room, _ := user.TakeKills(1); ok || room != 0 {
+		t.Errorf("more than were given back: room %d", room)
+	}
+}
+
+// TestTally: a bound holds for each minute, to the second, and the wait is that until there is room.
+func TestTally(t *testing.T) {
+	type use struct {
+		at      time.Duration // since the beginning
+		most, n int
+		ok      bool
+		room    int
+		wait    time.Duration
+	}
+	const s, all = time.Second, math.MaxInt
+	for name, uses := range map[string][]use{
+		"a minute later":       {{0, 5, 5, true, 0, 0}, {59 * s, 5, 1, false, 0, s}, {60 * s, 5, 5, true, 0, 0}, {60 * s, 5, 5, false, 0, 60 * s}},
+		"at any second":        {{119 * s, 1, 1, true, 0, 0}, {120 * s, 1, 1, false, 0, 59 * s}, {179 * s, 1, 1, true, 0, 0}},
+		"within a second":      {{s / 2, 1, 1, true, 0, 0}, {s - 1, 1, 1, false, 0, 59*s + 1}, {60*s - 1, 1, 1, false, 0, 1}, {60 * s, 1, 1, true, 0, 0}},
+		"bit by bit":           {{0, 4, 1, true, 0, 0}, {10 * s, 4, 2, true, 0, 0}, {20 * s, 4, 2, false, 1, 40 * s}, {20 * s, 4, 3, false, 1, 50 * s}, {60 * s, 4, 3, false, 2, 10 * s}},
+		"after long":           {{0, 1, 1, true, 0, 0}, {1e6 * time.Hour, 1, 1, true, 0, 0}, {1e6 * time.Hour, 1, 1, false, 0, 60 * s}},
+		"none":                 {{0, 9, 9, true, 0, 0}, {0, 1, 0, true, 0, 0}, {0, 9, -5, true, 0, 0}, {0, 9, 1, false, 0, 60 * s}},
+		"more than a minute's": {{0, 5, 6, false, 5, 0}, {0, 5, all, false, 5, 0}, {0, 5, 1, true, 0, 0}, {0, 5, 6, false, 4, 0}},
+		"more than fit":        {{0, 0, all, true, 0, 0}, {s, 0, all, true, 0, 0}, {s, all, all, false, all - math.MaxInt32, 59 * s}, {s, 5, 5, false, 0, 59 * s}, {60 * s, 5, 5, true, 0, 0}},
+		"a clock goes back":    {{100 * s, 2, 1, true, 0, 0}, {50 * s, 2, 1, true, 0, 0}, {-s, 2, 1, false, 0, 161 * s}, {159 * s, 2, 1, false, 0, s}, {160 * s, 2, 2, true, 0, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var kept tally
+			for i, u := range uses {
+				if ok, room, wait := kept.take(u.at, u.most, u.n); ok != u.ok || room != u.room || wait != u.wait {
+					t.Fatalf("use %d: %v, room %d, wait %v, want %v, %d, %v", i+1, ok, room, wait, u.ok, u.room, u.wait)
+				}
+			}
+		})
+	}
+	var kept tally
+	kept.take(0, 10, 4)
+	kept.take(30*s, 10, 4)
+	kept.giveBack(40*s, 5) // of the latest first
+	if n := kept.done(59 * s); n != 3 {
+		t.Errorf("%d are left, want 3", n)
+	}
+	if n := kept.done(60 * s); n != 0 {
+		t.Errorf("%d are left of a minute ago", n)
+	}
+	kept.giveBack(60*s, 5)
+	if n := kept.done(60 * s); n != 0 {
+		t.Errorf("%d are left of none", n)
 	}
 }
 

@@ -64,6 +64,7 @@ func newKeyring(files TLSConfig, logger *slog.Logger) (*keyring, []*settingError
 	k := &keyring{files: files, logger: logger, looked: time.Now()}
 	k.pair = watched[tls.Certificate]{
 		files: []namedFile{{"tls.cert", files.Cert}, {"tls.key", files.Key}},
+		text:  readPEM,
 		read:  func(texts [][]byte) (tls.Certificate, *settingError) { return readPair(files, texts[0], texts[1]) },
 	}
 	if k.pair.look(k.looked); k.pair.wrong != nil {
@@ -72,6 +73,7 @@ func newKeyring(files TLSConfig, logger *slog.Logger) (*keyring, []*settingError
 	if files.ClientCA != "" {
 		k.authorities = watched[*x509.CertPool]{
 			files: []namedFile{{"tls.client_ca", files.ClientCA}},
+			text:  readPEM,
 			read:  func(texts [][]byte) (*x509.CertPool, *settingError) { return readAuthorities(files.ClientCA, texts[0]) },
 		}
 		if k.authorities.look(k.looked); k.authorities.wrong != nil {
@@ -193,12 +195,13 @@ type namedFile struct{ key, name string }
 // watched is a value that is made of files.
 type watched[T any] struct {
 	files []namedFile
+	text  func(name string) ([]byte, error) // of a file
 	read  func(texts [][]byte) (T, *settingError)
 
 	value T
 	wrong *settingError // why the files, as they are, are not value; nil where they are
 
-	seen []auth.FileState // of the files as they were read; nil where they may have changed since, unseen
+	seen []auth.FileState // of the files as they were read; nil where they weren't, or may have changed since, unseen
 	sum  [sha256.Size]byte
 }
 
@@ -223,9 +226,10 @@ func (w *watched[T]) look(now time.Time) (changed bool) {
 	}
 	texts, sum := make([][]byte, len(w.files)), sha256.New()
 	for i, file := range w.files {
-		text, err := readPEM(file.name)
+		text, err := w.text(file.name)
 		if err != nil {
 			w.wrong, w.sum = wrongf(file.key, "%v", err), [sha256.Size]byte{}
+			w.seen = nil // tried again: what keeps it from being read needn't be the file
 			return false
 		}
 		fmt.Fprintf(sum, "%d:", len(text))

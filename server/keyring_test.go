@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -202,7 +203,7 @@ func TestKeyringRests(t *testing.T) {
 		}
 	}
 	reads := 0
-	w := watched[int]{files: []namedFile{{"tls.cert", p.cert}, {"tls.key", p.key}}, read: func([][]byte) (int, *settingError) {
+	w := watched[int]{files: []namedFile{{"tls.cert", p.cert}, {"tls.key", p.key}}, text: readPEM, read: func([][]byte) (int, *settingError) {
 		reads++
 		return reads, nil
 	}}
@@ -222,5 +223,35 @@ func TestKeyringRests(t *testing.T) {
 	}
 	if w.look(now.Add(time.Hour)) || w.seen == nil || reads != 1 {
 		t.Errorf("settled: %+v, %d reads", w, reads)
+	}
+}
+
+// TestKeyringTriesAgain: files that couldn't be read count once they can, though nobody has touched them since.
+func TestKeyringTriesAgain(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "ca")
+	var failure error
+	w := watched[string]{
+		files: []namedFile{{"tls.client_ca", name}},
+		text: func(name string) ([]byte, error) {
+			if failure != nil {
+				return nil, failure
+			}
+			return readPEM(name)
+		},
+		read: func(texts [][]byte) (string, *settingError) { return string(texts[0]), nil },
+	}
+	write(t, name, []byte("one"))
+	now := time.Now().Add(time.Hour)
+	if !w.look(now) || w.value != "one" {
+		t.Fatalf("first look: %+v", w)
+	}
+	write(t, name, []byte("other"))
+	failure = syscall.EMFILE
+	if w.look(now) || w.wrong == nil || w.value != "one" {
+		t.Errorf("it couldn't be read: %+v", w)
+	}
+	failure = nil
+	if !w.look(now) || w.wrong != nil || w.value != "other" {
+		t.Errorf("it can be read again: %+v", w)
 	}
 }

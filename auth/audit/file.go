@@ -1,10 +1,12 @@
 package audit
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -54,19 +56,49 @@ func openFile(cfg Config) (*file, error) {
 // recordBegin is what each line begins with.
 const recordBegin = `{"time":`
 
+// maxBlank bounds what may be blank before the first record.
+const maxBlank = 1 << 20
+
 // own refuses a file that begins with something else than a record, as a mistaken path may name anybody's, and
-// anybody may put another in its place. A beginning may be torn, or after a power failure be zeros.
+// anybody may put another in its place. A crash may leave the beginning of a record, or line breaks (see try), and
+// a power failure zeros; with a disk's image they go on, or something else follows.
 func own(f *os.File) error {
-	head := make([]byte, 256)
-	n, err := f.ReadAt(head, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
+	r := bufio.NewReader(io.NewSectionReader(f, 0, math.MaxInt64))
+	at := 0 // how much of recordBegin the line has so far
+	for range maxBlank + 1 {
+		switch c, err := r.ReadByte(); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case c == 0 || c == '\n':
+			at = 0
+			continue
+		case c != recordBegin[at]:
+			return errNotOwn(f.Name())
+		}
+		if at++; at == len(recordBegin) {
+			return nil
+		}
 	}
-	line, _, _ := strings.Cut(strings.TrimLeft(string(head[:n]), "\x00\n"), "\n")
-	if strings.HasPrefix(line, recordBegin) || strings.HasPrefix(recordBegin, line) {
+	return errNotOwn(f.Name())
+}
+
+func errNotOwn(name string) error {
+	return fmt.Errorf("%s has something else than records, so that nothing is written into it; name another file, or move this one away", name)
+}
+
+// ownAt is own of the file at a path, if there is one.
+func ownAt(path string) error {
+	f, err := openRegular(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return fmt.Errorf("%s has something else than records, so that nothing is written into it; name another file, or move this one away", f.Name())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return own(f)
 }
 
 // lockFile locks a file that it makes beside the record, as the record itself is set aside.
@@ -76,12 +108,9 @@ func lockFile(name string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if err := flock(f); err != nil {
 			f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, ErrLocked
-			}
-			return nil, fmt.Errorf("lock %s: %w", name, err)
+			return nil, err
 		}
 		// Who had the lock before may have removed the file since it was opened here.
 		mine, err := f.Stat()
@@ -96,6 +125,18 @@ func lockFile(name string) (*os.File, error) {
 	}
 }
 
+// flock locks an open file.
+func flock(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrLocked
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
 func (s *file) unlock() {
 	_ = os.Remove(s.lock.Name()) // one that stays does no harm
 	s.lock.Close()
@@ -107,7 +148,13 @@ func (s *file) reopen() error {
 	if err != nil {
 		return err
 	}
-	err = own(f)
+	same, err := s.has(f)
+	if err == nil && !same {
+		err = flock(f) // too, as somebody may remove the file that is locked
+	}
+	if err == nil {
+		err = own(f)
+	}
 	first, torn := time.Time{}, false
 	if err == nil {
 		first, torn, err = look(f)
@@ -117,11 +164,29 @@ func (s *file) reopen() error {
 		return err
 	}
 	if s.f != nil {
-		s.f.Close()
 		s.rotated = true
+	}
+	if same {
+		f.Close()
+		f = s.f // which has the lock
+	} else if s.f != nil {
+		s.f.Close()
 	}
 	s.f, s.first, s.torn = f, first, torn
 	return nil
+}
+
+// has tells whether a file is the one that is open.
+func (s *file) has(f *os.File) (bool, error) {
+	if s.f == nil {
+		return false, nil
+	}
+	mine, err := s.f.Stat()
+	if err != nil {
+		return false, err
+	}
+	other, err := f.Stat()
+	return err == nil && os.SameFile(mine, other), err
 }
 
 // openRegular opens a file and refuses what is none.
@@ -242,26 +307,33 @@ func (s *file) follow() (size int64, err error) {
 	return fi.Size(), nil
 }
 
-// due tells whether the file is to be set aside before a line is written.
+// due tells whether the file is to be set aside before a line is written. Its first record may be of a clock that
+// was ahead.
 func (s *file) due(size int64, line int, now time.Time) bool {
 	if size == 0 {
 		return false
 	}
-	return size+int64(line) > s.cfg.MaxSize || s.cfg.MaxAge > 0 && !s.first.IsZero() && now.Sub(s.first) >= s.cfg.MaxAge
+	return size+int64(line) > s.cfg.MaxSize || s.cfg.MaxAge > 0 && !s.first.IsZero() && now.Sub(s.first).Abs() >= s.cfg.MaxAge
 }
 
-// rotate sets the file aside and begins a new one. Where it fails, the old one is written on; each step
-// leaves all records in files that are read.
+// rotate sets the file aside and begins a new one. Where it fails, or a file that isn't a record's is in the way, the
+// old one is written on; each step leaves all records in files that are read.
 func (s *file) rotate() error {
 	next := s.cfg.File + newSuffix
+	if err := ownAt(next); err != nil {
+		return err
+	}
 	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	f, err := openRegular(next, openFlags|unix.O_CREAT|unix.O_EXCL)
+	f, err := create(next, s.cfg.File)
 	if err != nil {
 		return err
 	}
-	if err = s.shift(); err == nil {
+	if err = flock(f); err == nil {
+		err = s.shift()
+	}
+	if err == nil {
 		err = os.Rename(next, s.cfg.File)
 	}
 	if err != nil {
@@ -275,6 +347,15 @@ func (s *file) rotate() error {
 	return nil
 }
 
+// create makes a file that is about to be renamed, which errors name as it will be.
+func create(path, name string) (*os.File, error) {
+	fd, err := unix.Open(path, openFlags|unix.O_CREAT|unix.O_EXCL, fileMode)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 // shift makes the current file number 1, and each before it one more, up to the first that isn't
 // there. Only where all are there the oldest is overwritten.
 func (s *file) shift() error {
@@ -283,11 +364,16 @@ func (s *file) shift() error {
 		return nil // the new file takes the place
 	}
 	free := 1
-	for ; free < last; free++ {
-		if _, err := os.Lstat(numbered(s.cfg.File, free)); errors.Is(err, os.ErrNotExist) {
+	for ; free <= last; free++ {
+		name := numbered(s.cfg.File, free)
+		if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) {
 			break
 		}
+		if err := ownAt(name); err != nil {
+			return err
+		}
 	}
+	free = min(free, last)
 	for i := free; i > 1; i-- {
 		if err := os.Rename(numbered(s.cfg.File, i-1), numbered(s.cfg.File, i)); err != nil {
 			return err
@@ -296,7 +382,8 @@ func (s *file) shift() error {
 	return os.Rename(s.cfg.File, numbered(s.cfg.File, 1))
 }
 
-// prune removes files that are more than are kept, as there may be where fewer are than before.
+// prune removes files that are more than are kept, as there may be where fewer are than before. What isn't a
+// record is in nobody's way.
 func (s *file) prune() {
 	entries, err := os.ReadDir(filepath.Dir(s.cfg.File))
 	if err != nil {
@@ -304,8 +391,9 @@ func (s *file) prune() {
 	}
 	for _, e := range entries {
 		rest, ok := strings.CutPrefix(e.Name(), filepath.Base(s.cfg.File))
-		if n := numberOf(rest); ok && n >= s.cfg.MaxFiles {
-			_ = os.Remove(numbered(s.cfg.File, n))
+		name := s.cfg.File + rest
+		if ok && numberOf(rest) >= s.cfg.MaxFiles && ownAt(name) == nil {
+			_ = os.Remove(name)
 		}
 	}
 }
@@ -326,10 +414,11 @@ func Takes(record, name string) bool {
 // numbered returns the path of a file that was set aside; 1 is the latest.
 func numbered(path string, n int) string { return path + "." + strconv.Itoa(n) }
 
-// numberOf returns the number of a file that was set aside by what follows the record's name; 0 where it is none.
+// numberOf returns the number of a file that was set aside by what follows the record's name; 0 where it is none, as
+// a date of logrotate's is.
 func numberOf(rest string) int {
 	n, err := strconv.Atoi(strings.TrimPrefix(rest, "."))
-	if err != nil || n < 1 || numbered("", n) != rest {
+	if err != nil || n < 1 || n > MaxFiles || numbered("", n) != rest {
 		return 0
 	}
 	return n

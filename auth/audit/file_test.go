@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,6 +112,9 @@ func TestRotateByAge(t *testing.T) {
 	l = openLog(t, cfg) // it knows the age of a file that is there
 	write(t, l, begin("c", t0.Add(time.Hour)))
 	wantFiles(t, cfg.File, "c", "a b")
+	// The clock was ahead, and was set.
+	write(t, l, begin("d", t0.Add(-1000*time.Hour)), begin("e", t0.Add(-1000*time.Hour)))
+	wantFiles(t, cfg.File, "d e", "c", "a b")
 }
 
 // TestRotateFails: a file that can't be set aside is written on, and set aside as soon as that works.
@@ -222,7 +226,9 @@ func TestTornLine(t *testing.T) {
 // TestOpenTakesTornFile: a file of records is opened however a crash has left it.
 func TestOpenTakesTornFile(t *testing.T) {
 	for _, text := range []string{
-		"", "\n", "{", `{"time":`, "{\"ti\n{\"time\":\"2026-11-22T04:15:00Z\"}\n", "\x00\x00\x00", strings.Repeat("\x00", 5000) + "\n{}",
+		"", "\n", "{", `{"time":`, "{\"ti\n{\"time\":\"2026-11-22T04:15:00Z\"}\n", "{\"ti\x00\x00",
+		"\x00\x00\x00", strings.Repeat("\x00", 5000) + "\n{", strings.Repeat("\x00", maxBlank-50) + "\n{\"time\":\"2026-11-22T04:15:00Z\"}\n",
+		strings.Repeat("\x00", maxBlank), strings.Repeat("\n", maxLine),
 	} {
 		cfg := newConfig(t)
 		if err := os.WriteFile(cfg.File, []byte(text), 0o600); err != nil {
@@ -271,10 +277,134 @@ func TestSomethingElseInItsPlace(t *testing.T) {
 	}
 }
 
+// TestOpenRefusesOthers: however a file begins that isn't a record, nothing of it is touched.
+func TestOpenRefusesOthers(t *testing.T) {
+	zeros := func(n int) string { return strings.Repeat("\x00", n) }
+	for _, text := range []string{
+		"hello", "{\n  \"a\": 1\n}\n", `{"tim"`, "\n\n[]", strings.Repeat("\n", 300) + "hello",
+		zeros(300) + "hello", zeros(1024) + "\x80\x02\x00", zeros(32<<10) + "\x01CD001", zeros(maxBlank + 1), zeros(maxBlank) + "{",
+	} {
+		cfg := newConfig(t)
+		if err := os.WriteFile(cfg.File, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(cfg, nil); err == nil || !strings.Contains(err.Error(), cfg.File+" has something else than records") {
+			t.Errorf("%.20q: %v", text, err)
+		}
+		if got, err := os.ReadFile(cfg.File); string(got) != text {
+			t.Errorf("%.20q: it has %.20q, %v", text, got, err)
+		}
+	}
+}
+
+// TestOthersBeside: what isn't a record is left alone beside the record too. Where it is in the way, the record is
+// written on until it is moved.
+func TestOthersBeside(t *testing.T) {
+	for _, c := range []struct {
+		suffix  string
+		inWay   bool
+		records []string // that are numbered before
+	}{
+		{".new", true, nil},
+		{".1", true, nil},
+		{".2", true, []string{".1"}},
+		{".2", false, nil}, // .1 is free
+		{".3", false, []string{".1", ".2"}},
+		{".100", false, nil},
+		{".101", false, nil},
+		{".20261101", false, nil},
+	} {
+		t.Run(c.suffix+strings.Join(c.records, ""), func(t *testing.T) {
+			const other = "hello world\n"
+			cfg := newConfig(t)
+			l := openLog(t, cfg)
+			l.file.cfg.MaxSize, l.file.cfg.MaxFiles = maxLine, 3
+			for _, suffix := range c.records {
+				if err := os.WriteFile(cfg.File+suffix, []byte(recordBegin), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			name := cfg.File + c.suffix
+			if err := os.WriteFile(name, []byte(other), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			write(t, l, filled(t, l.file.cfg, "a", t0), filled(t, l.file.cfg, "b", t0))
+			st := l.Status()
+			if got := st.Rotate != nil && strings.Contains(st.Rotate.Error(), name+" has something else"); got != c.inWay || st.Err != nil {
+				t.Errorf("status %+v", st)
+			}
+			if c.inWay == (ids(t, cfg.File) == "b") {
+				t.Errorf("the record has %s", ids(t, cfg.File))
+			}
+			if got, err := os.ReadFile(name); string(got) != other {
+				t.Errorf("it has %q, %v", got, err)
+			}
+			if err := os.Rename(name, cfg.File+".other"); err != nil {
+				t.Fatal(err)
+			}
+			write(t, l, filled(t, l.file.cfg, "c", t0.Add(rotateAgain)))
+			if st := l.Status(); st.Rotate != nil || ids(t, cfg.File) != "c" {
+				t.Errorf("it is out of the way: %+v, the record has %s", st, ids(t, cfg.File))
+			}
+		})
+	}
+}
+
+// TestRotatedIsNamed: errors name the record, and not what it was before it was renamed.
+func TestRotatedIsNamed(t *testing.T) {
+	cfg := newConfig(t)
+	l := openLog(t, cfg)
+	l.file.cfg.MaxSize = maxLine
+	write(t, l, filled(t, l.file.cfg, "a", t0), filled(t, l.file.cfg, "b", t0))
+	if err := os.WriteFile(cfg.File, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Write(begin("c", t0)); err == nil || !strings.Contains(err.Error(), cfg.File+" has something else") {
+		t.Error(err)
+	}
+}
+
+// TestLockRemoved: a second daemon is kept out by the record itself too.
+func TestLockRemoved(t *testing.T) {
+	cfg := newConfig(t)
+	l := openLog(t, cfg)
+	l.file.cfg.MaxSize = maxLine
+	for what, do := range map[string]func() error{
+		"opened":       func() error { return nil },
+		"opened again": l.Reopen,
+		"moved away": func() error {
+			if err := os.Rename(cfg.File, cfg.File+".away"); err != nil {
+				return err
+			}
+			return l.Write(begin("a", t0))
+		},
+		"set aside": func() error {
+			return errors.Join(l.Write(filled(t, l.file.cfg, "b", t0)), l.Write(filled(t, l.file.cfg, "c", t0)))
+		},
+	} {
+		if err := do(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if err := os.Remove(cfg.File + lockSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if _, err := Open(cfg, nil); !errors.Is(err, ErrLocked) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := l.Write(begin("d", t0)); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, openLog(t, cfg), begin("e", t0))
+}
+
 func TestTakes(t *testing.T) {
 	for name, want := range map[string]bool{
 		"a": true, "a.lock": true, "a.new": true, "a.1": true, "a.100": true,
-		"a.0": false, "a.01": false, "a.-1": false, "a.+1": false, "a1": false, "a.": false, "a.1.gz": false, "a.htpasswd": false, "auth": false, "b": false,
+		"a.0": false, "a.101": false, "a.20261101": false, "a.01": false, "a.-1": false, "a.+1": false, "a1": false, "a.": false, "a.1.gz": false, "a.htpasswd": false, "auth": false, "b": false,
 	} {
 		if got := Takes("a", name); got != want {
 			t.Errorf("%s: %v", name, got)
