@@ -358,7 +358,7 @@ func (r *slowReader) Read(p []byte) (int, error) {
 
 // TestWriteStall: a caller who doesn't read is cut; one who reads slowly is not.
 func TestWriteStall(t *testing.T) {
-	const flows, many = 30_000, 100_000 // some 10 and 30 MB; the kernel holds 4 and a little
+	const flows, many = 60_000, 100_000 // some 11 and 19 MB; the kernel holds 4 and a little
 	f := newFixture(t, Config{})
 	f.fake.many = many
 	// Far longer than the slow caller rests, so that it holds on a machine that is busy.
