@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"ctd/auth"
 )
 
@@ -61,8 +63,30 @@ func (l *limitListener) Accept() (net.Conn, error) {
 			c.Close()
 			continue
 		}
+		boundUnsent(c)
 		return newConnection(c, func() { leave(); <-l.slots }), nil
 	}
+}
+
+// maxUnsent is how many bytes of an answer the kernel takes that it can't send yet.
+const maxUnsent = 256 << 10
+
+// boundUnsent has the kernel ask for more of an answer as what it can't send yet grows less (TCP_NOTSENT_LOWAT,
+// linux/tcp.h, tcp(7)). It would take megabytes at once otherwise, and ask again only when a third of its buffer is
+// free: a caller who reads slowly, but steadily, would look like one who reads nothing. The buffer of a Unix
+// socket is too small for that. Where it can't be set, such callers are cut.
+func boundUnsent(c net.Conn) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
+	})
 }
 
 // enter counts a connection, unless there are as many from its address as there may be.

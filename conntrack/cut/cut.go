@@ -52,7 +52,7 @@ type Cutter struct {
 	mu      sync.Mutex
 	zones   []zone         // that the nftables table has sets for
 	whole   uint32         // generation of the ruleset in which it was whole
-	tuples  room           // for the elements of flows
+	tuples  room           // the elements of flows
 	blocked map[place]kept // addresses that are kept apart
 	timer   *time.Timer
 	until   time.Time // when the timer deletes the table, as nothing is kept out any more
@@ -67,7 +67,7 @@ type Cutter struct {
 // Open returns a Cutter with a name of its own for its nftables table, and deletes the tables of
 // predecessors that were killed.
 func Open(cfg Config) (*Cutter, error) {
-	c := &Cutter{table: cfg.Table, logger: cfg.Logger, tuples: room{size: 2 * MaxFlows}, blocked: map[place]kept{}}
+	c := &Cutter{table: cfg.Table, logger: cfg.Logger, blocked: map[place]kept{}}
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)
 	}
@@ -164,8 +164,9 @@ func (c *Cutter) Prepare(p *Plan, o Options) error {
 	return nil
 }
 
-// Cut keeps the packets of flows out that were just deleted, and lets their ends know. In the
-// background it goes on for a moment to send them what stateful firewalls on the way let through.
+// Cut keeps the packets of flows out that were just deleted, and lets their ends know. What is kept out
+// already, and for longer, stays as it is. In the background it goes on for a moment to send the ends
+// what stateful firewalls on the way let through.
 //
 // Where it returns an error, nothing was cut.
 func (c *Cutter) Cut(ctx context.Context, flows []conntrack.Flow, o Options) (Result, error) {
@@ -215,26 +216,38 @@ func (c *Cutter) probeMore(flows []conntrack.Flow, local addrSet) {
 func (c *Cutter) keepOut(flows []conntrack.Flow, blocks []Block, o Options) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.ready(zonesOf(flows, blocks)); err != nil {
-		return 0, err
-	}
-	blocks, old := c.longer(blocks, o)
-	e := elementsOf(flows, blocks, o)
-	err := c.add(e, keysOfBlocks(old))
+	fresh, err := c.extend(flows, blocks, o)
 	if errors.Is(err, unix.ENOENT) { // somebody has just flushed the ruleset
-		if err = c.ready(zonesOf(flows, blocks)); err == nil {
-			err = c.add(e, nil)
-		}
+		fresh, err = c.extend(flows, blocks, o)
 	}
 	if err != nil {
 		return 0, err
 	}
-	c.tuples.take(2*len(flows), o.For)
-	for i := range blocks {
-		c.blocked[blocks[i].place()] = kept{until: time.Now().Add(o.Block), by: o.answer()}
+	for i := range fresh {
+		c.blocked[fresh[i].place()] = kept{until: time.Now().Add(o.Block), by: o.answer()}
 	}
 	c.keep(max(o.For, o.Block))
-	return len(blocks), nil
+	return len(fresh), nil
+}
+
+// extend adds what isn't there already for as long or longer, and returns the blocks of it.
+func (c *Cutter) extend(flows []conntrack.Flow, blocks []Block, o Options) ([]Block, error) {
+	if err := c.ready(zonesOf(flows, blocks)); err != nil {
+		return nil, err
+	}
+	blocks, replaced := c.longer(blocks, o)
+	e := elementsOf(flows, blocks, o)
+	if err := c.confirm(e); err != nil {
+		return nil, err
+	}
+	now := time.Now() // before the kernel counts, so that what is remembered ends no later than what is there
+	e, old := c.tuples.longer(e, now)
+	old.join(keysOfBlocks(replaced))
+	if err := c.add(e, old); err != nil {
+		return nil, err
+	}
+	c.tuples.take(e, now)
+	return blocks, nil
 }
 
 // ready makes the table with the sets of zones, or makes it whole again, which takes the kernel some

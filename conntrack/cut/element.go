@@ -62,6 +62,17 @@ func (e elements) put(z zone, place setPlace, element nftables.SetElement) {
 	e[z][place] = append(e[z][place], element)
 }
 
+// join adds the elements of others.
+func (e elements) join(others elements) {
+	for z, sets := range others {
+		for place, list := range sets {
+			for i := range list {
+				e.put(z, setPlace(place), list[i])
+			}
+		}
+	}
+}
+
 // zonesOf returns the zones of flows and blocks, each once.
 func zonesOf(flows []conntrack.Flow, blocks []Block) []zone {
 	seen := map[zone]bool{}

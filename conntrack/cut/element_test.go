@@ -1,10 +1,14 @@
 package cut
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 
 	"ctd/conntrack"
 )
@@ -37,5 +41,38 @@ func TestMost(t *testing.T) {
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%v and %v: %v, want %v", c.orig, c.reply, got, c.want)
 		}
+	}
+}
+
+// TestEachOnce: of what shares a key, the longest is kept.
+func TestEachOnce(t *testing.T) {
+	element := func(key string, timeout time.Duration) nftables.SetElement {
+		return nftables.SetElement{Key: []byte(key), Timeout: timeout}
+	}
+	got := eachOnce([]nftables.SetElement{element("b", 1), element("a", 2), element("b", 3), element("b", 2)})
+	if want := []nftables.SetElement{element("a", 2), element("b", 3)}; !cmp.Equal(got, want) {
+		t.Errorf("-want +got\n%s", cmp.Diff(want, got))
+	}
+}
+
+// TestRoom forgets what has ended.
+func TestRoom(t *testing.T) {
+	var r room
+	e := elements{}
+	for i := range maxTuples {
+		e.put(7, setPorts4, nftables.SetElement{Key: be16(uint16(i)), Timeout: time.Hour})
+	}
+	r.take(e, time.Now())
+	r.take(e, time.Now())
+	const keys = 1 << 16
+	if err := r.check(maxTuples-keys, "flows"); err != nil {
+		t.Error(err)
+	}
+	if err := r.check(maxTuples-keys+1, "flows"); !errors.Is(err, ErrFull) {
+		t.Errorf("%v", err)
+	}
+	r.take(e, time.Now().Add(-2*time.Hour))
+	if err := r.check(maxTuples, "flows"); err != nil || r.n != 0 {
+		t.Errorf("%d left, %v", r.n, err)
 	}
 }

@@ -175,7 +175,7 @@ func (c *Cutter) isThere(name string) (bool, error) {
 // forget takes it that nothing is kept out.
 func (c *Cutter) forget() {
 	c.zones, c.whole = nil, unknown
-	c.tuples.used = nil
+	c.tuples = room{}
 	clear(c.blocked)
 }
 
@@ -193,6 +193,7 @@ func (c *Cutter) recall() error {
 	if err != nil {
 		return fmt.Errorf("list blocks: %w", err)
 	}
+	c.tuples.epoch++
 	before := c.blocked
 	c.blocked = make(map[place]kept, len(blocks))
 	for i := range blocks {
@@ -205,8 +206,7 @@ func (c *Cutter) recall() error {
 // editTries is how often elements are listed and changed again because one of them ended meanwhile.
 const editTries = 4
 
-// add adds elements, in the place of old ones. Other elements that are there already get the new
-// time, from Linux 6.12 on; before, they keep the one they have.
+// add adds elements, in the place of old ones.
 func (c *Cutter) add(e, old elements) error {
 	err := c.edit(e, old)
 	for try := 0; is(err, unix.EEXIST, unix.ENOENT) && try < editTries; try++ {
@@ -224,6 +224,9 @@ func (c *Cutter) add(e, old elements) error {
 
 // edit deletes elements and adds others in one transaction.
 func (c *Cutter) edit(add, del elements) error {
+	if len(add) == 0 && len(del) == 0 {
+		return nil
+	}
 	conn, err := c.conn()
 	if err != nil {
 		return err

@@ -1,0 +1,98 @@
+package cut
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// confirm asks the kernel for those of e that are remembered, but that others may have taken out since.
+func (c *Cutter) confirm(e elements) error {
+	doubtful := c.tuples.doubtful(e)
+	if len(doubtful) == 0 {
+		return nil
+	}
+	conn, err := dial(c.table, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for z, sets := range doubtful {
+		for place, list := range sets {
+			set := c.set(z, setPlace(place)).Name
+			for i := range list {
+				until := time.Now()
+				left, err := c.left(conn, set, list[i].Key)
+				switch {
+				case errors.Is(err, unix.ENOENT):
+					until = time.Time{}
+				case err != nil:
+					return fmt.Errorf("ask for what is kept out: %w", err)
+				}
+				c.tuples.put(z, setPlace(place), list[i].Key, until.Add(left))
+			}
+		}
+	}
+	return nil
+}
+
+// left returns for how long an element of a set is there yet (NFT_MSG_GETSETELEM,
+// linux/netfilter/nf_tables.h). The library can only list whole sets.
+func (c *Cutter) left(conn *netlink.Conn, set string, key []byte) (time.Duration, error) {
+	attrs := netlink.NewAttributeEncoder()
+	attrs.String(unix.NFTA_SET_ELEM_LIST_TABLE, c.claim.Name())
+	attrs.String(unix.NFTA_SET_ELEM_LIST_SET, set)
+	attrs.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
+		list.Nested(unix.NFTA_LIST_ELEM, func(element *netlink.AttributeEncoder) error {
+			element.Nested(unix.NFTA_SET_ELEM_KEY, func(data *netlink.AttributeEncoder) error {
+				data.Bytes(unix.NFTA_DATA_VALUE, key)
+				return nil
+			})
+			return nil
+		})
+		return nil
+	})
+	body, err := attrs.Encode()
+	if err != nil {
+		return 0, err
+	}
+	const nfgenmsg = 4 // struct nfgenmsg: the family, and zeros
+	answer, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM, Flags: netlink.Request},
+		Data:   append([]byte{unix.NFPROTO_INET, 0, 0, 0}, body...),
+	})
+	if err != nil {
+		return 0, err
+	}
+	if len(answer) == 0 || len(answer[0].Data) < nfgenmsg {
+		return 0, errors.New("the answer is too short")
+	}
+	var left time.Duration
+	found, err := netlink.NewAttributeDecoder(answer[0].Data[nfgenmsg:])
+	if err != nil {
+		return 0, err
+	}
+	found.ByteOrder = binary.BigEndian
+	for found.Next() {
+		if found.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			found.Nested(func(list *netlink.AttributeDecoder) error {
+				for list.Next() {
+					list.Nested(func(element *netlink.AttributeDecoder) error {
+						for element.Next() {
+							if element.Type() == unix.NFTA_SET_ELEM_EXPIRATION {
+								left = time.Duration(element.Uint64()) * time.Millisecond
+							}
+						}
+						return nil
+					})
+				}
+				return nil
+			})
+		}
+	}
+	return left, found.Err()
+}
