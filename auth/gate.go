@@ -29,8 +29,8 @@ const (
 	standings
 )
 
-// gate bounds how many passwords are hashed at a time: guesses take half of the processors at most, and what
-// is likely to be right may take the others too, so that it doesn't wait for a guess to end. Of the same
+// gate bounds how many passwords are hashed at a time: addresses that have guessed wrong take half of the processors
+// at most, and what is likelier to be right may take more, so that it doesn't wait for a guess to end. Of the same
 // standing who came last is mostly served first, as under attack the first to come have given up the
 // first. Where too many wait, the first to come of the worst standing goes.
 type gate struct {
@@ -47,8 +47,10 @@ func newGate() *gate { return newGateOf(runtime.GOMAXPROCS(0)) }
 
 func newGateOf(processors int) *gate {
 	half := max(1, processors/2)
-	all := max(2, processors)
-	return &gate{most: [standings]int{known: all, clean: all, attacked: half, bad: half}}
+	// A first attempt for an attacked name may well be right: it doesn't wait for a whole guess.
+	first := max(half, min(2, processors))
+	all := max(processors, first+1)
+	return &gate{most: [standings]int{known: all, clean: all, attacked: first, bad: half}}
 }
 
 // enter waits for a turn, which leave ends. The error is a *SlowedError, or the context's.

@@ -36,16 +36,17 @@ func oneByOne() *gate { return &gate{most: [standings]int{1, 1, 1, 1}} }
 // place.
 func TestGateReserve(t *testing.T) {
 	g := newGateOf(2)
-	for _, at := range []standing{attacked, clean} {
+	for _, at := range []standing{attacked, attacked, clean} {
 		if err := g.enter(t.Context(), at); err != nil {
 			t.Fatal(err)
 		}
 	}
 	guess, right := queue(t, t.Context(), g, bad), queue(t, t.Context(), g, known)
-	g.leave() // one of the two
+	g.leave() // one of the three
 	if err := <-right; err != nil {
 		t.Error(err)
 	}
+	g.leave()
 	g.leave()
 	select {
 	case <-guess:

@@ -83,12 +83,14 @@ type slowing struct {
 	mu        sync.Mutex
 	offenders *rankedTable[offender, offences]
 	names     *rankedTable[string, attacks]
+	looked    map[string]int // attempts for each name that are being looked at
 	swept     time.Time
 }
 
 func newSlowing(now func() time.Time) *slowing {
 	return &slowing{
 		now: now, offenders: newRankedTable[offender, offences](maxOffenders), names: newRankedTable[string, attacks](maxNamesKept),
+		looked: make(map[string]int),
 	}
 }
 
@@ -185,7 +187,7 @@ func (s *slowing) begin(a *attempt) (wait time.Duration) {
 	switch {
 	case o != nil && o.wrong > 0:
 		a.standing = bad
-	case s.levelOf(a.name) >= attackedLevel:
+	case s.levelOf(a.name)+float64(s.looked[a.name]) >= attackedLevel: // before the first are known to be wrong
 		a.standing = attacked
 	default:
 		a.standing = clean
@@ -195,6 +197,7 @@ func (s *slowing) begin(a *attempt) (wait time.Duration) {
 	}
 	o.pending++
 	s.set(a.who, *o)
+	s.looked[a.name]++
 	return 0
 }
 
@@ -202,6 +205,9 @@ func (s *slowing) begin(a *attempt) (wait time.Duration) {
 func (s *slowing) end(a attempt, wrong bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.looked[a.name]--; s.looked[a.name] <= 0 {
+		delete(s.looked, a.name)
+	}
 	if o := s.offences(a.who); o != nil {
 		o.pending = max(0, o.pending-1)
 		if o.wrong == 0 && o.pending == 0 && o.refused == 0 {
