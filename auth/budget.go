@@ -141,10 +141,11 @@ func (t *tally) take(now time.Duration, most, n int) (ok bool, room int, wait ti
 	return false, room, time.Duration(second)*time.Second - now
 }
 
-// giveBack gives n back, of the latest first: mostly it was taken just now.
+// giveBack gives n back. It takes them off the oldest, which are forgotten the soonest: whichever of the last
+// minute's they were, what was really done is counted for as long as it has to be.
 func (t *tally) giveBack(now time.Duration, n int) {
 	t.done(now)
-	for second := t.last + tallied; second > t.last && n > 0; second-- {
+	for second := t.last + 1; second <= t.last+tallied && n > 0; second++ {
 		d := &t.by[second%tallied]
 		back := min(n, int(*d))
 		*d, n = *d-int32(back), n-back

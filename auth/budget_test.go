@@ -148,15 +148,15 @@ func TestTally(t *testing.T) {
 	var kept tally
 	kept.take(0, 10, 4)
 	kept.take(30*s, 10, 4)
-	kept.giveBack(40*s, 5) // of the latest first
-	if n := kept.done(59 * s); n != 3 {
+	kept.giveBack(40*s, 5) // of the oldest first: what remains may have been done as late as that
+	if n := kept.done(60 * s); n != 3 {
 		t.Errorf("%d are left, want 3", n)
 	}
-	if n := kept.done(60 * s); n != 0 {
+	if n := kept.done(90 * s); n != 0 {
 		t.Errorf("%d are left of a minute ago", n)
 	}
-	kept.giveBack(60*s, 5)
-	if n := kept.done(60 * s); n != 0 {
+	kept.giveBack(90*s, 5)
+	if n := kept.done(90 * s); n != 0 {
 		t.Errorf("%d are left of none", n)
 	}
 }

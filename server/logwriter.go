@@ -31,7 +31,8 @@ type logWriter struct {
 	form     logForm
 
 	mu   sync.Mutex
-	lost int // lines, since the last that was written
+	lost int  // lines, since the last that was written
+	torn bool // what was written last has no end
 }
 
 // logForm returns what writes lines of a form.
@@ -68,6 +69,9 @@ func (w *logWriter) note() []byte {
 	var b bytes.Buffer
 	r := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log are lost here, as nobody read them", 0)
 	r.Add("lines", w.lost)
+	if w.torn {
+		b.WriteByte('\n')
+	}
 	_ = w.form(&b).Handle(context.Background(), r) // a buffer takes all
 	return b.Bytes()
 }
@@ -81,6 +85,9 @@ func (w *logWriter) write(line []byte, patience time.Duration) error {
 			return errLogStalled
 		}
 		n, err := w.file.Write(line[:min(len(line), maxLogPiece)])
+		if n > 0 {
+			w.torn = line[n-1] != '\n'
+		}
 		if err != nil {
 			return err
 		}

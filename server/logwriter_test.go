@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -63,6 +64,32 @@ func TestLogWriter(t *testing.T) {
 				t.Errorf("%d of %d lines, then %q and %q; want %s", read, lines, note, next, want)
 			}
 		})
+	}
+}
+
+// TestLogWriterTorn: what says that lines are lost is a line of its own, also behind one that was lost in its middle.
+func TestLogWriterTorn(t *testing.T) {
+	r, f, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer f.Close()
+	logger := newLogger(&Config{LogFormat: "json"}, &slog.LevelVar{}, f)
+	logger.Info("long", "text", strings.Repeat("x", 100_000)) // more than a pipe has room for
+	text := make([]byte, 200_000)
+	n, err := r.Read(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger.Info("next")
+	more, err := r.Read(text[n:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text[:n+more])), "\n")
+	if len(lines) != 3 || !json.Valid([]byte(lines[1])) || !strings.Contains(lines[1], `"lines":1`) || !strings.Contains(lines[2], "next") {
+		t.Errorf("%d lines, at last %.200s", len(lines), lines[len(lines)-1])
 	}
 }
 

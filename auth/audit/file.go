@@ -307,13 +307,13 @@ func (s *file) follow() (size int64, err error) {
 	return fi.Size(), nil
 }
 
-// due tells whether the file is to be set aside before a line is written. Its first record may be of a clock that
-// was ahead.
+// due tells whether the file is to be set aside before a line is written. A clock that is behind, as where a router
+// starts without one, makes no file old: each start would push records out.
 func (s *file) due(size int64, line int, now time.Time) bool {
 	if size == 0 {
 		return false
 	}
-	return size+int64(line) > s.cfg.MaxSize || s.cfg.MaxAge > 0 && !s.first.IsZero() && now.Sub(s.first).Abs() >= s.cfg.MaxAge
+	return size+int64(line) > s.cfg.MaxSize || s.cfg.MaxAge > 0 && !s.first.IsZero() && now.Sub(s.first) >= s.cfg.MaxAge
 }
 
 // rotate sets the file aside and begins a new one. Where it fails, or a file that isn't a record's is in the way, the

@@ -258,10 +258,15 @@ func (c *Cutter) ready(zones []zone) error {
 			return nil
 		}
 	}
+	// As of before it is listed what there is: what others flush meanwhile is noticed the next time.
+	before, err := c.generation()
+	if err != nil {
+		return err
+	}
 	if err := c.recall(); err != nil {
 		return err
 	}
-	if err := c.declare(zones); err != nil {
+	if err := c.declare(zones, before); err != nil {
 		return err
 	}
 	c.keep(0)

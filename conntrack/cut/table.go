@@ -49,8 +49,9 @@ func (c *Cutter) set(z zone, place setPlace) *nftables.Set {
 }
 
 // declare makes the table with the sets of some zones and those that it had, or makes it whole
-// again. Where what is there by its name isn't what we make, it is deleted first.
-func (c *Cutter) declare(zones []zone) error {
+// again. Where what is there by its name isn't what we make, it is deleted first. before is the ruleset's generation as
+// of which it is known what is kept out.
+func (c *Cutter) declare(zones []zone, before uint32) error {
 	if c.closed {
 		return ErrClosed
 	}
@@ -58,13 +59,13 @@ func (c *Cutter) declare(zones []zone) error {
 	if len(zones) > MaxZones {
 		return fmt.Errorf("%w: it would be of more than %d zones", ErrFull, MaxZones)
 	}
-	err := c.make(zones)
+	err := c.make(zones, before)
 	if is(err, unix.EEXIST, unix.EINVAL, unix.EOPNOTSUPP, unix.EBUSY, unix.ENOENT) {
 		// Others may have restored a saved one, which nft(8) makes a little different, or have a chain
 		// where ours is to be.
 		if found, rerr := c.removeTable(c.claim.Name()); rerr == nil && found {
 			c.logger.Warn("an nftables table was not what it should be, and is made anew", "table", c.claim.Name(), "error", err)
-			err = c.make(zones)
+			err = c.make(zones, before)
 		}
 	}
 	if is(err, unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EINVAL) {
@@ -78,7 +79,7 @@ func (c *Cutter) declare(zones []zone) error {
 }
 
 // make makes the table, or makes it whole again, in one transaction.
-func (c *Cutter) make(zones []zone) error {
+func (c *Cutter) make(zones []zone, before uint32) error {
 	conn, err := c.conn()
 	if err != nil {
 		return err
@@ -101,10 +102,6 @@ func (c *Cutter) make(zones []zone) error {
 		for _, exprs := range chain.rules {
 			conn.AddRule(&nftables.Rule{Table: table, Chain: &chain.Chain, Exprs: exprs})
 		}
-	}
-	before, err := c.generation()
-	if err != nil {
-		return err
 	}
 	return c.transact(before, func() error { return flush(conn) })
 }
