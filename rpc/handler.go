@@ -141,8 +141,10 @@ func charsetParam(charset string) map[string]string {
 // parser.
 func ForStrangers(r *http.Request) bool {
 	protocol, _, _ := protocolOf(r)
-	return protocol == XMLRPC
+	return protocol.forStrangers()
 }
+
+func (p Protocol) forStrangers() bool { return p == XMLRPC }
 
 // check refuses what needs no look into the body.
 func (h *Handler) check(r *http.Request, protocol Protocol, charset string) (int, *wire.Error) {
@@ -162,7 +164,7 @@ func (h *Handler) check(r *http.Request, protocol Protocol, charset string) (int
 			Code: wire.Unsupported, Message: "charset " + quoted(charset) + " is not accepted", Hint: "JSON is UTF-8",
 		}
 	}
-	if PrincipalFrom(r.Context()) == nil && !ForStrangers(r) {
+	if PrincipalFrom(r.Context()) == nil && !protocol.forStrangers() {
 		return http.StatusUnauthorized, errUnauthenticated()
 	}
 	return 0, nil

@@ -132,24 +132,20 @@ func (g *guarded) mayTranslate(param string) error {
 
 // Flows is Table's.
 func (g *guarded) Flows(ctx context.Context, f conntrack.Filter, opts ...conntrack.ListOption) iter.Seq2[conntrack.Flow, error] {
-	return g.own(ctx, g.Table.Flows(ctx, f, g.within(opts)...))
+	return g.seen(ctx, g.Table.Flows(ctx, f, g.within(opts)...))
 }
 
-// own gives the flows of a sequence that are the caller's, as the caller sees them.
-func (g *guarded) own(ctx context.Context, flows iter.Seq2[conntrack.Flow, error]) iter.Seq2[conntrack.Flow, error] {
+// seen gives flows of the caller's as the caller sees them.
+func (g *guarded) seen(ctx context.Context, flows iter.Seq2[conntrack.Flow, error]) iter.Seq2[conntrack.Flow, error] {
 	if !g.isBound() {
 		return flows
 	}
 	return func(yield func(conntrack.Flow, error) bool) {
 		var f conntrack.Flow // one for all: its address is taken, so that each would go to the heap
-		seen := make(map[conntrack.Key]bool)
+		masters := make(map[conntrack.Key]bool)
 		for next, err := range flows {
-			f = next
-			if err == nil {
-				if !g.has(&f) {
-					continue
-				}
-				g.hideMaster(ctx, &f, seen)
+			if f = next; err == nil {
+				g.hideMaster(ctx, &f, masters)
 			}
 			if !yield(f, err) {
 				return
@@ -208,10 +204,19 @@ func (g *guarded) GetMany(ctx context.Context, keys []conntrack.Key) ([]conntrac
 // NewFlows is Table's.
 func (g *guarded) NewFlows(ctx context.Context) (iter.Seq2[conntrack.Flow, error], error) {
 	flows, err := g.Table.NewFlows(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil || !g.isBound() {
+		return flows, err
 	}
-	return g.own(ctx, flows), nil
+	return g.seen(ctx, func(yield func(conntrack.Flow, error) bool) {
+		for f, err := range flows {
+			if err == nil && !g.has(&f) {
+				continue
+			}
+			if !yield(f, err) {
+				return
+			}
+		}
+	}), nil
 }
 
 // hasExpect tells whether an expectation is the caller's: what is expected, or its master.

@@ -4,9 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -40,9 +38,8 @@ func TestLoginAttack(t *testing.T) {
 	f := newFixture(t, Config{Auth: auth.Config{Users: users}})
 	r := f.start(t)
 	// login sends name and password from an address, by HTTP or by pyctd's method, over a connection of its own.
-	login := func(from netip.Addr, name, password string, pyctd bool) (right bool, status int, err error) {
-		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
-		client := http.Client{Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
+	login := func(from []byte, name, password string, pyctd bool) (right bool, status int, err error) {
+		client := http.Client{Transport: &http.Transport{DialContext: dialerFrom(from...).DialContext, DisableKeepAlives: true}}
 		call := xmlCall(t, r.tcp, "login", name, password)
 		if !pyctd {
 			call = xmlCall(t, r.tcp, "system.listMethods")
@@ -64,7 +61,7 @@ func TestLoginAttack(t *testing.T) {
 	}
 	// How long a right one takes alone, which needs a hash.
 	began := time.Now()
-	if right, status, err := login(netip.MustParseAddr("127.3.0.1"), "jane", "right", true); !right {
+	if right, status, err := login([]byte{127, 3, 0, 1}, "jane", "right", true); !right {
 		t.Fatalf("a right login: %d, %v", status, err)
 	}
 	alone := time.Since(began)
@@ -76,7 +73,7 @@ func TestLoginAttack(t *testing.T) {
 		attackers.Go(func() {
 			for i := int(next.Add(1)) - 1; i < guesses; i = int(next.Add(1)) - 1 {
 				n := i % addresses
-				right, status, err := login(netip.AddrFrom4([4]byte{127, 1, byte(n >> 8), byte(n)}), "jane", fmt.Sprint("guess", i), i%2 > 0)
+				right, status, err := login([]byte{127, 1, byte(n >> 8), byte(n)}, "jane", fmt.Sprint("guess", i), i%2 > 0)
 				if err != nil || right {
 					t.Errorf("guess %d: %d, %v", i, status, err)
 				}
@@ -97,7 +94,7 @@ func TestLoginAttack(t *testing.T) {
 		case <-time.After(20 * time.Millisecond):
 			name, pyctd := users[n%2].Name, n/2%2 > 0
 			was := time.Now()
-			right, status, err := login(netip.AddrFrom4([4]byte{127, 2, byte(n >> 8), byte(n)}), name, "right", pyctd)
+			right, status, err := login([]byte{127, 2, byte(n >> 8), byte(n)}, name, "right", pyctd)
 			if !right || err != nil {
 				t.Errorf("a right login as %s, by pyctd's method %v: %d, %v", name, pyctd, status, err)
 			}

@@ -144,12 +144,7 @@ func TestRequestLogSession(t *testing.T) {
 	h := f.Handler()
 	call := func(method string, params ...string) string {
 		t.Helper()
-		body := `<methodCall><methodName>` + method + `</methodName><params>`
-		for _, p := range params {
-			body += `<param><value>` + p + `</value></param>`
-		}
-		r := httptest.NewRequest(http.MethodPost, "/RPC2", strings.NewReader(body+`</params></methodCall>`))
-		r.Header.Set("Content-Type", "text/xml")
+		r := xmlCall(t, "", method, params...)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		return w.Body.String()

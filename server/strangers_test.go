@@ -23,6 +23,12 @@ import (
 	"ctd/rpc"
 )
 
+// dialerFrom returns a dialer whose connections come from an address of this machine's.
+func dialerFrom(from ...byte) *net.Dialer {
+	a, _ := netip.AddrFromSlice(from)
+	return &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))}
+}
+
 // xmlCall makes a request without credentials.
 func xmlCall(t testing.TB, url, method string, params ...string) *http.Request {
 	t.Helper()
@@ -149,8 +155,7 @@ func TestSlowStrangers(t *testing.T) {
 	for _, path := range []string{"/RPC2", sessionPath} {
 		contentType := map[string]string{"/RPC2": "text/xml", sessionPath: "application/json"}[path]
 		for i := range strangerRequests {
-			d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + i/8)}), 0))}
-			c, err := d.Dial("tcp", address)
+			c, err := dialerFrom(127, 0, 0, byte(1+i/8)).Dial("tcp", address)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -196,8 +201,7 @@ func TestWaitingPasswords(t *testing.T) {
 	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent.Add(1) }}
 	const guesses = strangerRequests + 16
 	for i := range guesses {
-		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + i)}), 0))}
-		client := &http.Client{Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
+		client := &http.Client{Transport: &http.Transport{DialContext: dialerFrom(127, 0, 1, byte(1+i)).DialContext, DisableKeepAlives: true}}
 		guess := xmlCall(t, r.tcp, "login", "jane", fmt.Sprint("guess", i)).WithContext(httptrace.WithClientTrace(ctx, trace))
 		wg.Go(func() {
 			if resp, err := client.Do(guess); err == nil {

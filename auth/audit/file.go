@@ -63,7 +63,8 @@ const maxBlank = 1 << 20
 // anybody may put another in its place. A crash may leave the beginning of a record, or line breaks (see try), and
 // a power failure zeros; with a disk's image they go on, or something else follows.
 func own(f *os.File) error {
-	r := bufio.NewReader(io.NewSectionReader(f, 0, math.MaxInt64))
+	// It is asked before each line, and mostly of the first bytes alone.
+	r := bufio.NewReaderSize(io.NewSectionReader(f, 0, math.MaxInt64), 256)
 	at := 0 // how much of recordBegin the line has so far
 	for range maxBlank + 1 {
 		switch c, err := r.ReadByte(); {

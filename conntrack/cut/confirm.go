@@ -1,7 +1,6 @@
 package cut
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -60,23 +59,11 @@ func (c *Cutter) left(conn *netlink.Conn, set string, key []byte) (time.Duration
 	if err != nil {
 		return 0, err
 	}
-	const nfgenmsg = 4 // struct nfgenmsg: the family, and zeros
-	answer, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM, Flags: netlink.Request},
-		Data:   append([]byte{unix.NFPROTO_INET, 0, 0, 0}, body...),
-	})
+	found, err := ask(conn, unix.NFT_MSG_GETSETELEM, unix.NFPROTO_INET, body)
 	if err != nil {
 		return 0, err
-	}
-	if len(answer) == 0 || len(answer[0].Data) < nfgenmsg {
-		return 0, errors.New("the answer is too short")
 	}
 	var left time.Duration
-	found, err := netlink.NewAttributeDecoder(answer[0].Data[nfgenmsg:])
-	if err != nil {
-		return 0, err
-	}
-	found.ByteOrder = binary.BigEndian
 	for found.Next() {
 		if found.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			found.Nested(func(list *netlink.AttributeDecoder) error {

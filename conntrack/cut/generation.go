@@ -19,22 +19,10 @@ func (c *Cutter) generation() (uint32, error) {
 		return unknown, err
 	}
 	defer conn.Close()
-	const nfgenmsg = 4 // struct nfgenmsg, all zero
-	answer, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
-		Data:   make([]byte, nfgenmsg),
-	})
+	attrs, err := ask(conn, unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, nil)
 	if err != nil {
 		return unknown, err
 	}
-	if len(answer) == 0 || len(answer[0].Data) < nfgenmsg {
-		return unknown, errors.New("the answer is too short")
-	}
-	attrs, err := netlink.NewAttributeDecoder(answer[0].Data[nfgenmsg:])
-	if err != nil {
-		return unknown, err
-	}
-	attrs.ByteOrder = binary.BigEndian
 	id := uint32(unknown)
 	for attrs.Next() {
 		if attrs.Type() == unix.NFTA_GEN_ID {
@@ -42,6 +30,27 @@ func (c *Cutter) generation() (uint32, error) {
 		}
 	}
 	return id, attrs.Err()
+}
+
+// ask sends a request to nf_tables (NFT_MSG_*, linux/netfilter/nf_tables.h) and returns the attributes of the answer,
+// numbers being big-endian.
+func ask(conn *netlink.Conn, message netlink.HeaderType, family byte, attrs []byte) (*netlink.AttributeDecoder, error) {
+	const nfgenmsg = 4 // struct nfgenmsg: the family, and zeros
+	answer, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | message, Flags: netlink.Request},
+		Data:   append([]byte{family, 0, 0, 0}, attrs...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(answer) == 0 || len(answer[0].Data) < nfgenmsg {
+		return nil, errors.New("the answer is too short")
+	}
+	found, err := netlink.NewAttributeDecoder(answer[0].Data[nfgenmsg:])
+	if err == nil {
+		found.ByteOrder = binary.BigEndian
+	}
+	return found, err
 }
 
 // transact runs fn, which makes one transaction of ours, and keeps the generation if nobody else has
